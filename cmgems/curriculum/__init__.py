@@ -1,0 +1,1 @@
+"""Masking stages: what ends one, who decides, how all learn of it."""

@@ -1,0 +1,88 @@
+"""Random bits as a pure function of (seed, stream, epoch, sample id, column): no state to save, move or reproduce.
+
+A resumed run, another number of processes and another number of loader workers all see the same bits. They come from a
+32-bit hash in integer arithmetic, and are compared with integer thresholds, so that they are equal bit for bit on every
+device.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeVar
+
+import torch
+
+WORD = 2**32 - 1
+"""All values are 32-bit words, held in int64."""
+_STEP = 0x9E3779B9  # 2^32 / golden ratio: moves the hash away from its fixed point at 0
+_STARTS = (
+    0x243F6A88,
+    0x05A308D3,
+)  # two words of pi: a row's key has 64 bits, too many for two rows of a run to share one
+
+Words = TypeVar("Words", int, torch.Tensor)
+
+
+class Stream(IntEnum):
+    """What a draw is for. Each purpose has its own stream, so that one draw is never used twice."""
+
+    CENTRE = 0
+    """Is the token a centre? (span, genemask)"""
+    LENGTH = 1
+    """The length of a centre's span (span with `lengths`)."""
+    GUMBEL = 2
+    """Noise on the ranking (global_pmi with `temperature`)."""
+    MIXTURE = 3
+    """Which strategy of a mix masks the window."""
+    CORRUPTION = 4
+    """[MASK], a random k-mer, or the token itself?"""
+    REPLACEMENT = 5
+    """Which random k-mer."""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """The random bits of a batch of windows; rows are independent of each other and of the batch they stand in."""
+
+    seed: int
+    epoch: torch.Tensor
+    """int64 [B]."""
+    sample_id: torch.Tensor
+    """int64 [B], -1 (an empty row) or 0 to 2^62."""
+
+    def bits(self, stream: Stream, columns: int) -> torch.Tensor:
+        """Uniform random words, int64 [B, columns], 0 to 2^32 - 1. A further column changes none of those before."""
+        low, high = (self._row_word(start, stream)[:, None] for start in _STARTS)
+        column = torch.arange(columns, device=self.sample_id.device)
+        return _mix((_mix(column ^ low) + high) & WORD)
+
+    def _row_word(self, start: int, stream: Stream) -> torch.Tensor:
+        """One word of the key of each row, [B]."""
+        word = _fold(start, [self.seed & WORD, int(stream)])
+        in_rows = torch.full_like(self.sample_id, word)
+        return _fold(in_rows, [self.epoch & WORD, self.sample_id & WORD, (self.sample_id >> 32) & WORD])
+
+
+def threshold(probability: float) -> int:
+    """The word below which a draw counts as a success: bits < threshold(p) with probability p, to 2^-32."""
+    return int(probability * 2**32)
+
+
+def _fold(word: Words, parts: Iterable[Words]) -> Words:
+    """Hash the parts, one after the other, into the word."""
+    for part in parts:
+        word = _mix((word + part + _STEP) & WORD)
+    return word
+
+
+def _mix(word: Words) -> Words:
+    """A permutation of the 32-bit words in which each input bit flips each output bit half of the time.
+
+    The two multipliers are below 2^31, so that a product fits into int64: integer overflow is never relied on.
+    Multipliers and shifts: C. Wellons, "Prospecting for hash functions" (2018), public domain.
+    """
+    word = word ^ (word >> 15)
+    word = (word * 0x2C1B3C6D) & WORD
+    word = word ^ (word >> 12)
+    word = (word * 0x297A2D39) & WORD
+    return word ^ (word >> 15)

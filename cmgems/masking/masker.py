@@ -1,0 +1,128 @@
+"""Masks batches of windows: chooses the tokens to predict, and corrupts them in the model's input.
+
+Works where the ids are, CPU or GPU, and never waits for the device. No state: the result is a pure function of the ids,
+the seed, the epoch, the sample ids and the masking, and each row's is independent of the batch it stands in.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from cmgems.config import CorruptionConfig, MaskingConfig
+from cmgems.masking.counters import Counters, Stream, threshold
+from cmgems.masking.npmi import NpmiTable
+from cmgems.masking.strategies import STRATEGIES, spread
+from cmgems.sequence.tokenizer import MASK, PAD, SPECIAL_TOKENS
+
+FIRST_KMER = len(SPECIAL_TOKENS)
+"""Smallest token id of a k-mer."""
+
+STATISTICS = ("masked_tokens", "valid_tokens", "hidden_nucleotides", "nucleotides", "masked_top_tenth_tokens")
+"""Names of the entries of `Masker.statistics`."""
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    """What the model gets and has to predict; all [B, T]."""
+
+    input_ids: Tensor
+    """int64, the ids with the masked tokens corrupted."""
+    labels: Tensor
+    """int64, the original ids of all tokens; the loss is on the masked ones."""
+    masked: Tensor
+    """bool, the tokens to predict."""
+    attention_mask: Tensor
+    """bool, False for [PAD]."""
+
+
+class Masker:
+    """Masks batches with the k-mers, the seed and the corruption of one run."""
+
+    def __init__(
+        self, table: NpmiTable, corruption: CorruptionConfig, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        """Put the tables on `device`, where the batches will be."""
+        self.k = table.k
+        self.corruption = corruption
+        self.seed = seed
+        self.npmi = table.by_token_id(device)
+        best = self.npmi.argsort(descending=True, stable=True)[: max(1, 4**table.k // 10)]
+        self.in_top_tenth = torch.zeros_like(self.npmi, dtype=torch.bool)
+        self.in_top_tenth[best] = True
+
+    def __call__(self, ids: Tensor, epoch: Tensor, sample_id: Tensor, masking: Sequence[MaskingConfig]) -> MaskedBatch:
+        """Mask a batch.
+
+        Parameters
+        ----------
+        ids : int64 [B, T], rows [CLS] k-mers [SEP] [PAD]...; a row without k-mers gets nothing masked.
+        epoch : int64 [B].
+        sample_id : int64 [B]; the same sample gets other masks in another epoch.
+        masking : one strategy, or several of which each row draws one by weight.
+        """
+        random = Counters(self.seed, epoch, sample_id)
+        masked = self._choose(ids, masking, random)
+        input_ids = self._corrupt(ids, masked, random)
+        return MaskedBatch(input_ids=input_ids, labels=ids, masked=masked, attention_mask=ids != PAD)
+
+    def statistics(self, batch: MaskedBatch) -> Tensor:
+        """The sums named in STATISTICS, int64 [5], on the batch's device; add them over batches and processes.
+
+        A nucleotide counts if a k-mer token contains it, and is hidden if all k-mer tokens that contain it are masked.
+        """
+        valid = batch.labels >= FIRST_KMER
+        seen = self._nucleotides(valid & ~batch.masked)
+        nucleotides = self._nucleotides(valid)
+        top_tenth = batch.masked & self.in_top_tenth[batch.labels]
+        return torch.stack([x.sum() for x in (batch.masked, valid, nucleotides & ~seen, nucleotides, top_tenth)])
+
+    def _choose(self, ids: Tensor, masking: Sequence[MaskingConfig], random: Counters) -> Tensor:
+        """The tokens to predict, bool [B, T]: each row by one strategy of the mix."""
+        valid = ids >= FIRST_KMER
+        if len(masking) == 1:
+            return STRATEGIES[masking[0].strategy](ids, valid, self.npmi, masking[0], random)
+
+        masked = torch.zeros_like(valid)
+        draw = random.bits(Stream.MIXTURE, 1)
+        for setting, low, high in _intervals(masking):
+            rows = (draw >= low) & (draw < high)
+            masked |= rows & STRATEGIES[setting.strategy](ids, valid, self.npmi, setting, random)
+        return masked
+
+    def _corrupt(self, ids: Tensor, masked: Tensor, random: Counters) -> Tensor:
+        """The ids with masked tokens replaced by [MASK] or by a random k-mer, or kept."""
+        columns = ids.shape[1]
+        draw = random.bits(Stream.CORRUPTION, columns)
+        if self.corruption.unit == "run":
+            draw = draw.gather(1, _run_starts(masked))
+        to_mask = masked & (draw < threshold(self.corruption.mask_share))
+        to_change = masked & (draw < threshold(self.corruption.mask_share + self.corruption.random_share))
+
+        # The number of k-mers is a power of two: the highest bits of a word are exactly uniform over them.
+        kmer = FIRST_KMER + (random.bits(Stream.REPLACEMENT, columns) >> (32 - 2 * self.k))
+        return kmer.where(to_change, ids).masked_fill(to_mask, MASK)
+
+    def _nucleotides(self, tokens: Tensor) -> Tensor:
+        """Nucleotides that the tokens [B, T] contain, bool [B, T + k - 1]."""
+        return spread(pad(tokens, (0, self.k - 1)), 0, self.k - 1)
+
+
+def _intervals(masking: Sequence[MaskingConfig]) -> Iterator[tuple[MaskingConfig, int, int]]:
+    """Each setting with its share of the 2^32 random words, from the first to before the second number."""
+    total = sum(setting.weight for setting in masking)
+    low, weight = 0, 0.0
+    for setting in masking:
+        weight += setting.weight
+        high = threshold(weight / total)
+        yield setting, low, high
+        low = high
+
+
+def _run_starts(masked: Tensor) -> Tensor:
+    """For each masked token the column where its run of adjacent masked tokens starts, int64 [B, T]."""
+    columns = torch.arange(masked.shape[1], device=masked.device)
+    starts = masked & ~pad(masked, (1, 0))[:, :-1]
+    return (columns * starts).cummax(dim=1).values

@@ -1,0 +1,242 @@
+"""Normalised pointwise mutual information (NPMI) of k-mers: how much a k-mer is a unit of its own.
+
+    PMI(w)  = min over the segmentations s of w into two or more pieces of  ln p(w) - sum over x in s of ln p(x)
+    NPMI(w) = PMI(w) * ln f(w) / (ln f(w) + ln c)
+
+with f the count of w. PMI over segmentations: Levine et al., PMI-Masking (2021); the normalisation by f and c, and the
+table that method `published` gives back: Roy et al., GeneMask (2023).
+"""
+
+import csv
+import hashlib
+import math
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cmgems.errors import UserError
+from cmgems.sequence.tokenizer import SPECIAL_TOKENS, vocabulary
+
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Method = Literal["all", "published"]
+
+SHORTEST_K, LONGEST_K = 2, 8
+MIN_COUNT = 2
+"""A k-mer counted less often than this has no usable NPMI (ln 1 = 0) and gets the lowest rank."""
+
+
+@dataclass(frozen=True, eq=False)
+class NpmiTable:
+    """PMI and NPMI of all 4^k k-mers, in the order of their token ids (the first k-mer at index 0)."""
+
+    k: int
+    counts: Counts
+    """Occurrences, [4^k]."""
+    pmi: Floats
+    """PMI in nats, [4^k]; -inf for a k-mer that was not counted at all."""
+    npmi: Floats
+    """NPMI in nats, [4^k]; -inf for a k-mer counted less than twice."""
+
+    @property
+    def unigram_perplexity(self) -> float:
+        """Perplexity of guessing each token from the k-mer frequencies alone: exp of their entropy."""
+        shares = self.counts[self.counts > 0] / self.counts.sum()
+        return float(np.exp(-(shares * np.log(shares)).sum()))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of k and of the NPMI values: equal for tables that rank all k-mers equally, value for value."""
+        return hashlib.sha256(bytes([self.k]) + self.npmi.astype("<f8").tobytes()).hexdigest()
+
+    def by_token_id(self, device: torch.device | str = "cpu") -> torch.Tensor:
+        """NPMI indexed by token id, float32 [5 + 4^k], with -inf for the special tokens."""
+        values = np.concatenate([np.full(len(SPECIAL_TOKENS), -np.inf), self.npmi])
+        return torch.from_numpy(values.astype(np.float32)).to(device)
+
+
+def npmi_from_counts(counts: Counts, k: int, method: Method = "all", c: float = 101) -> NpmiTable:
+    """PMI and NPMI of all k-mers from their counts.
+
+    Parameters
+    ----------
+    counts : int64 [4^k], occurrences in the order of the token ids.
+    k : length of the k-mers, 2 to 8.
+    method : `all`, the minimum over all 2^(k-1) - 1 segmentations; `published`, the arithmetic behind GeneMask's table:
+        pieces of at most two nucleotides, and every probability halved (so that each further piece adds ln 2).
+    c : constant of the normalisation, in occurrences.
+
+    Raises
+    ------
+    UserError
+        If no k-mer was counted.
+    """
+    if not SHORTEST_K <= k <= LONGEST_K:
+        raise ValueError(f"k is {k}; NPMI is defined here for k from {SHORTEST_K} to {LONGEST_K}")
+    if counts.shape != (4**k,):
+        raise ValueError(f"counts has shape {counts.shape}; for k = {k} it must be ({4**k},)")
+    if not counts.any():
+        raise UserError(f"all {4**k} {k}-mers have count 0: there is nothing to compute NPMI from")
+    longest_piece = k - 1 if method == "all" else min(2, k - 1)
+    factor = 1.0 if method == "all" else 0.5
+
+    with np.errstate(divide="ignore", invalid="ignore"):  # k-mers that were not counted are set at the end
+        log_p = {length: np.log(factor * shares) for length, shares in _shares_by_length(counts, k).items()}
+        pmi = log_p[k] - _best_segmentation(log_p, k, longest_piece)
+        npmi = pmi * np.log(counts) / (np.log(counts) + math.log(c))
+    pmi = np.where(counts > 0, pmi, -np.inf)
+    npmi = np.where(counts >= MIN_COUNT, npmi, -np.inf)
+    return NpmiTable(k=k, counts=counts, pmi=pmi, npmi=npmi)
+
+
+def _shares_by_length(counts: Counts, k: int) -> dict[int, Floats]:
+    """Probabilities of all pieces of 1 to k nucleotides, each [4^length]: marginals of the k-mer counts.
+
+    A piece is counted at each of its places in a k-mer and the counts are averaged. Over a long genome every place
+    gives the same marginal but for the ends of the sequences; the average alone is above zero for each piece of each
+    counted k-mer.
+    """
+    cube = counts.reshape((4,) * k) / counts.sum()
+    marginals: dict[int, Floats] = {}
+    for length in range(1, k + 1):
+        starts = range(k - length + 1)
+        others = [tuple(axis for axis in range(k) if not start <= axis < start + length) for start in starts]
+        marginals[length] = np.mean([cube.sum(axis=axes).ravel() for axes in others], axis=0)
+    return marginals
+
+
+def _best_segmentation(log_p: dict[int, Floats], k: int, longest_piece: int) -> Floats:
+    """Largest sum of ln p over the segmentations of each k-mer into pieces of at most `longest_piece`, [4^k].
+
+    Dynamic programming over prefixes, for all of them at once: the ids of the words `prefix + piece` are an outer sum
+    of the prefix's and the piece's. The whole k-mer is no segmentation, since longest_piece < k.
+    """
+    best = [np.zeros(1)]
+    for end in range(1, k + 1):
+        pieces = range(1, min(end, longest_piece) + 1)
+        best.append(np.max([np.add.outer(best[end - m], log_p[m]).ravel() for m in pieces], axis=0))
+    return best[k]
+
+
+def human_counts() -> tuple[int, Counts]:
+    """k = 6 and the counts of the 6-mers in the human reference, as behind GeneMask's published table."""
+    with resources.as_file(resources.files("cmgems.masking") / "human_6mer_counts.csv") as path:
+        return read_counts(path)
+
+
+def read_counts(path: Path) -> tuple[int, Counts]:
+    """k and the counts, int64 [4^k], from a CSV with columns `kmer` and `count`; absent k-mers count 0.
+
+    Raises
+    ------
+    UserError
+        Naming the file and the line of what is wrong.
+    """
+    k, rows = _read_kmer_rows(path, ["count"])
+    counts = np.zeros(4**k, dtype=np.int64)
+    for index, row in rows.items():
+        counts[index] = row.count("count")
+    return k, counts
+
+
+def read_npmi(path: Path) -> NpmiTable:
+    """The table that `write_npmi` wrote, value for value.
+
+    Raises
+    ------
+    UserError
+        Naming the file, and the line where there is one, of what is wrong; also if a k-mer is absent.
+    """
+    k, rows = _read_kmer_rows(path, ["count", "pmi", "npmi"])
+    if len(rows) < 4**k:
+        absent = next(kmer for index, kmer in enumerate(_kmers(k)) if index not in rows)
+        raise UserError(f"{path}: {4**k - len(rows)} of the {4**k} {k}-mers are missing, the first is {absent}")
+    in_order = [rows[index] for index in range(4**k)]
+    return NpmiTable(
+        k=k,
+        counts=np.array([row.count("count") for row in in_order], dtype=np.int64),
+        pmi=np.array([row.value("pmi") for row in in_order]),
+        npmi=np.array([row.value("npmi") for row in in_order]),
+    )
+
+
+def write_npmi(table: NpmiTable, path: Path) -> None:
+    """Write `kmer,count,pmi,npmi`, highest NPMI first; the file exists completely or not at all."""
+    kmers = _kmers(table.k)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with unfinished.open("w", newline="", encoding="ascii") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["kmer", "count", "pmi", "npmi"])
+            for i in np.argsort(-table.npmi, kind="stable"):
+                writer.writerow([kmers[i], table.counts[i], repr(float(table.pmi[i])), repr(float(table.npmi[i]))])
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of a k-mer CSV: its fields as text, and where it stands, for messages."""
+
+    where: str
+    fields: dict[str, str | None]
+
+    def count(self, column: str) -> int:
+        """The field as a whole number of at least 0."""
+        text = self.fields[column] or ""
+        if not (text.isascii() and text.isdigit()):
+            raise UserError(f"{self.where}: {column} is '{text}'; it must be a whole number, 0 or more")
+        return int(text)
+
+    def value(self, column: str) -> float:
+        """The field as a finite number or -inf."""
+        text = self.fields[column] or ""
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if math.isnan(number) or number == math.inf:
+            raise UserError(f"{self.where}: {column} is '{text}'; it must be a number or -inf")
+        return number
+
+
+def _read_kmer_rows(path: Path, columns: list[str]) -> tuple[int, dict[int, _Row]]:
+    """k and the rows by k-mer (0 for the first in the order of token ids) of a CSV with a `kmer` column."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            for column in ["kmer", *columns]:
+                if column not in (reader.fieldnames or []):
+                    raise UserError(f"{path}, line 1: the header has no column '{column}'")
+            lines = [(row["kmer"] or "", _Row(f"{path}, line {reader.line_num}", row)) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error})") from error
+    if not lines:
+        raise UserError(f"{path}: there are no k-mers below the header")
+
+    k = len(lines[0][0])
+    if not SHORTEST_K <= k <= LONGEST_K:
+        raise UserError(f"{lines[0][1].where}: '{lines[0][0]}' must have {SHORTEST_K} to {LONGEST_K} nucleotides")
+    index_of = {kmer: index for index, kmer in enumerate(_kmers(k))}
+    rows: dict[int, _Row] = {}
+    for kmer, row in lines:
+        if len(kmer) != k:
+            raise UserError(f"{row.where}: '{kmer}' has {len(kmer)} nucleotides, the k-mers above it have {k}")
+        if kmer not in index_of:
+            raise UserError(f"{row.where}: '{kmer}' has a letter other than A, T, C and G")
+        if index_of[kmer] in rows:
+            raise UserError(f"{row.where}: '{kmer}' stands in the file twice; first: {rows[index_of[kmer]].where}")
+        rows[index_of[kmer]] = row
+    return k, rows
+
+
+def _kmers(k: int) -> list[str]:
+    """All k-mers in the order of their token ids."""
+    return vocabulary(k)[len(SPECIAL_TOKENS) :]

@@ -1,0 +1,73 @@
+"""Pretrain a DNA language model: `accelerate launch cmgems/pretrain.py [--config RECIPE] [--SETTING VALUE ...]`."""
+
+import sys
+
+from cmgems.config import PretrainConfig, load_config
+from cmgems.errors import exit_on_user_error
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """One process's part of the run that `config` describes."""
+    # Imported here, so that --help and mistakes in settings need not wait for torch.
+    from cmgems import tracking
+    from cmgems.curriculum.controller import Controller
+    from cmgems.masking.masker import Masker
+    from cmgems.training import checkpoint, launch, setup
+    from cmgems.training.evaluation import Validation, unigram_perplexity
+    from cmgems.training.loader import Windows
+    from cmgems.training.loop import Progress, Trainer
+    from cmgems.training.model import build_model, build_optimizer
+
+    corpus = setup.open_corpus(config.corpus)
+    table = setup.open_npmi(config.npmi, corpus)
+    setup.check_recipe_fits(config, corpus)
+    resumed = setup.checkpoint_to_resume(config)
+    state = checkpoint.read_state(resumed) if resumed else None
+
+    accelerator, plan = launch.start_accelerator(config)
+    device = accelerator.device
+    identity = setup.run_identity(config, corpus, table, launch.launched_as(accelerator))
+    if state:
+        setup.check_resumable(state, identity, resumed)
+    folder = setup.make_run_folder(config, resumed, accelerator)
+
+    model = build_model(config.model, corpus.k, config.seed)
+    model, optimizer = accelerator.prepare(model, build_optimizer(model, config.optimizer))
+    launch.check_engine(accelerator, model)
+    accelerator.print(launch.describe(accelerator, plan, model))
+    accelerator.print(f"run folder {folder}, corpus {corpus.path} with {len(corpus.train):,} training windows")
+
+    corruption, max_tokens = config.curriculum.corruption, config.model.max_positions
+    masker = Masker(table, corruption, config.seed, device)
+    validation_masker = Masker(table, corruption, config.evaluation.seed, device)
+    validation_windows = Windows(corpus.validation, corpus.k, max_tokens)
+    validation = Validation(validation_windows, config.evaluation, validation_masker, corpus.counts, accelerator)
+    controller = Controller(
+        config.curriculum,
+        config.training.steps,
+        unigram_perplexity(corpus.counts),
+        broadcast=launch.broadcaster(accelerator),
+        is_decider=accelerator.is_main_process,
+    )
+    progress = Progress()
+    if state:
+        checkpoint.load_checkpoint(accelerator, resumed)
+        controller.load_state_dict(state["curriculum"])
+        progress = Progress(**state["progress"])
+        accelerator.print(f"resumed after step {progress.step} from {resumed}")
+
+    run_id = state["mlflow_run"] if state else None
+    with tracking.open_run(config, corpus, run_id, accelerator.is_main_process) as tracker:
+        tracker.tags({"launch": launch.describe(accelerator, plan, model), "folder": folder.resolve()})
+        windows = Windows(corpus.train, corpus.k, max_tokens)
+        Trainer(
+            config, accelerator, plan, model, optimizer, windows, masker, controller, validation, tracker, folder,
+            identity, progress,
+        ).run()
+    accelerator.print(f"done: {folder}")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    with exit_on_user_error():
+        pretrain(load_config(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Genomes to windows to k-mer ids."""

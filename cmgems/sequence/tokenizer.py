@@ -1,0 +1,178 @@
+"""Overlapping k-mers as token ids: token t of a sequence covers its nucleotides t..t+k-1.
+
+Ids follow DNABERT's vocabulary: five special tokens, then the k-mers over A, T, C, G in that order. A k-mer's id is
+thus 5 plus its value as a number in base 4, and encoding is arithmetic instead of a look-up.
+"""
+
+from collections.abc import Iterable
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+PAD, UNK, CLS, SEP, MASK = range(5)
+BASES = "ATCG"
+"""Nucleotides in the order of the vocabulary."""
+
+_LARGEST_K = 8
+_STRANGER = 4**_LARGEST_K  # as a digit, it makes the number of any k-mer it stands in too large to be one
+_COUNT_BATCH = 1 << 20  # nucleotides
+
+_DIGITS = np.full(256, _STRANGER, dtype=np.int32)
+for _value, _letters in enumerate(("Aa", "TtUu", "Cc", "Gg")):
+    _DIGITS[list(_letters.encode())] = _value
+
+
+def vocabulary(k: int) -> list[str]:
+    """Return all tokens in the order of their ids: the special tokens, then the 4**k k-mers."""
+    return [*SPECIAL_TOKENS, *map("".join, product(BASES, repeat=k))]
+
+
+def vocabulary_size(k: int) -> int:
+    """Return the number of tokens, special tokens included."""
+    return len(SPECIAL_TOKENS) + int(4**k)
+
+
+def encode(sequence: str | bytes, k: int) -> npt.NDArray[np.int64]:
+    """Return the ids of the overlapping k-mers of `sequence`, without special tokens.
+
+    Parameters
+    ----------
+    sequence
+        Nucleotides in upper or lower case; U counts as T.
+    k
+        Length of a k-mer, 2..8.
+
+    Returns
+    -------
+    int64 array [max(len(sequence) - k + 1, 0)]
+        `UNK` for a k-mer that contains anything but A, C, G, T.
+
+    Examples
+    --------
+    >>> encode("ATCGN", k=3).tolist()
+    [11, 32, 1]
+    """
+    if not 2 <= k <= _LARGEST_K:
+        raise ValueError(f"k is {k}; it must be in 2..{_LARGEST_K}")
+    text = sequence.encode("ascii", "replace") if isinstance(sequence, str) else sequence
+    count = max(len(text) - k + 1, 0)
+    digits = _DIGITS[np.frombuffer(text, dtype=np.uint8)]
+    numbers = np.zeros(count, dtype=np.int32)
+    for offset in range(k if count else 0):
+        numbers = numbers * 4 + digits[offset : offset + count]
+    return np.where(numbers < 4**k, numbers + len(SPECIAL_TOKENS), UNK).astype(np.int64)
+
+
+def encode_batch(
+    sequences: list[str], k: int, max_tokens: int | None = None, pad_to_multiple_of: int = 8
+) -> npt.NDArray[np.int64]:
+    """Return the ids of a batch of sequences as rows [CLS] k-mers [SEP] [PAD]...
+
+    Parameters
+    ----------
+    sequences
+        B sequences of nucleotides, as `encode` takes them. One shorter than k gives the row [CLS] [SEP].
+    k
+        Length of a k-mer, 2..8.
+    max_tokens
+        Largest allowed number of k-mers in a sequence ([CLS] and [SEP] not counted).
+    pad_to_multiple_of
+        T is rounded up to a multiple of this, but not beyond max_tokens + 2.
+
+    Returns
+    -------
+    int64 array [B, T]
+
+    Raises
+    ------
+    ValueError
+        If a sequence has more than `max_tokens` k-mers; nothing is ever cut off.
+    """
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    tokens = np.maximum(lengths - k + 1, 0)
+    longest = int(tokens.max(initial=0))
+    width = -(-(longest + 2) // pad_to_multiple_of) * pad_to_multiple_of
+    if max_tokens is not None:
+        if longest > max_tokens:
+            raise ValueError(f"sequence {tokens.argmax()} of the batch has {longest} {k}-mers, more than {max_tokens}")
+        width = min(width, max_tokens + 2)
+
+    # All sequences are encoded as one. The k-mers across the joints are never fetched from it.
+    joined = encode("".join(sequences), k)
+    first = np.cumsum(lengths) - lengths
+    column = np.arange(width) - 1
+    is_kmer = (column >= 0) & (column < tokens[:, None])
+    ids = np.full((len(sequences), width), PAD, dtype=np.int64)
+    ids[is_kmer] = joined[(first[:, None] + column)[is_kmer]]
+    ids[:, 0] = CLS
+    np.put_along_axis(ids, tokens[:, None] + 1, SEP, axis=1)
+    return ids
+
+
+def count_kmers(sequences: Iterable[str], k: int) -> npt.NDArray[np.int64]:
+    """Count the k-mers (k in 2..8) of all `sequences`; those with anything but A, C, G, T are left out.
+
+    Returns
+    -------
+    int64 array [4**k]
+        In the order of the ids: entry i counts the k-mer with id i + 5.
+    """
+    counts = np.zeros(4**k, dtype=np.int64)
+    batch: list[str] = []
+    nucleotides = 0
+    for sequence in sequences:
+        batch.append(sequence)
+        nucleotides += len(sequence)
+        if nucleotides >= _COUNT_BATCH:
+            counts += _count_batch(batch, k)
+            batch, nucleotides = [], 0
+    return counts + _count_batch(batch, k)
+
+
+def _count_batch(sequences: list[str], k: int) -> npt.NDArray[np.int64]:
+    # The N between two sequences turns every k-mer across the joint into [UNK].
+    ids = encode("N".join(sequences), k)
+    return np.bincount(ids, minlength=vocabulary_size(k))[len(SPECIAL_TOKENS) :]
+
+
+def build_tokenizer(k: int, max_positions: int) -> PreTrainedTokenizerFast:
+    """Return the same encoding as a tokenizer of the transformers library, for blank-separated k-mers.
+
+    Saved with `save_pretrained` beside a model, it is loaded by `AutoTokenizer` without any code of this project.
+
+    Parameters
+    ----------
+    k
+        Length of a k-mer, 2..8.
+    max_positions
+        Longest input of the model, in tokens, [CLS] and [SEP] included.
+
+    Examples
+    --------
+    >>> build_tokenizer(k=3, max_positions=512)("ATC TCG")["input_ids"]
+    [2, 11, 32, 3]
+    """
+    ids = {token: i for i, token in enumerate(vocabulary(k))}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=SPECIAL_TOKENS[UNK]))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Replace(old, new) for old, new in zip("acgtuU", "ACGTTT", strict=True)]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
+    )
+    # Not normalized: the U of a written-out [UNK] stays a U.
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_positions,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **dict(zip(names, SPECIAL_TOKENS, strict=True)),
+    )

@@ -1,0 +1,1 @@
+"""The model, the data pipeline, the loop and its checkpoints."""

@@ -1,0 +1,89 @@
+"""Checkpoints to resume from, and models to use: folders that exist completely or not at all.
+
+Each is written into a folder beside its place, `NAME.partial`, and renamed when all ranks are done.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from cmgems.errors import UserError
+from cmgems.sequence.tokenizer import build_tokenizer
+
+STATE_FILE = "cmgems.json"
+
+
+def step_folder(parent: Path, step: int) -> Path:
+    """Folder of a checkpoint or an exported model; names sort by step."""
+    return parent / f"step-{step:08d}"
+
+
+def save_checkpoint(accelerator: Accelerator, folder: Path, state: dict[str, Any]) -> None:
+    """Save model, optimizer and `state` (JSON values); collective."""
+    with _complete_or_absent(accelerator, folder) as partial:
+        # Pickled: Accelerate's safetensors drop one of two tied weights, and then miss it at load.
+        accelerator.save_state(str(partial), safe_serialization=False)
+        if accelerator.is_main_process:
+            (partial / STATE_FILE).write_text(json.dumps(state, indent=1))
+
+
+def load_checkpoint(accelerator: Accelerator, folder: Path) -> None:
+    """Load model and optimizer of a checkpoint into the prepared ones; collective."""
+    accelerator.load_state(str(folder))
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The `state` that a checkpoint was saved with."""
+    try:
+        state = json.loads((folder / STATE_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is not a checkpoint: {error}") from None
+    return dict(state)
+
+
+def checkpoints(parent: Path) -> list[Path]:
+    """Complete checkpoints in a folder, oldest first."""
+    return sorted(path.parent for path in parent.glob(f"step-*[0-9]/{STATE_FILE}"))
+
+
+def drop_old_checkpoints(accelerator: Accelerator, parent: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints."""
+    if accelerator.is_main_process:
+        for folder in checkpoints(parent)[:-keep]:
+            shutil.rmtree(folder)
+
+
+def export_model(accelerator: Accelerator, model: torch.nn.Module, k: int, folder: Path) -> None:
+    """Write model and tokenizer so that transformers' Auto classes load them, in float32; collective."""
+    with _complete_or_absent(accelerator, folder) as partial:
+        # On all ranks: under ZeRO-3 each holds a part of the weights.
+        gathered = accelerator.get_state_dict(model)
+        if accelerator.is_main_process:
+            weights = {name.removeprefix("bert."): tensor.float() for name, tensor in gathered.items()}
+            bert = accelerator.unwrap_model(model).bert
+            bert.save_pretrained(partial, state_dict=weights)
+            build_tokenizer(k, bert.config.max_position_embeddings).save_pretrained(partial)
+
+
+@contextmanager
+def _complete_or_absent(accelerator: Accelerator, folder: Path) -> Iterator[Path]:
+    """A folder for all ranks to write into, which takes its place when all are done."""
+    partial = folder.with_name(folder.name + ".partial")
+    if accelerator.is_main_process:
+        if partial.exists():  # left by a run that was killed while it wrote
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    yield partial
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    accelerator.wait_for_everyone()

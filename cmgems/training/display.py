@@ -1,0 +1,51 @@
+"""What a run shows while it goes on: a bar on a terminal, plain lines in a job log."""
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 20
+
+
+class Display:
+    """Progress of the run, shown by rank 0."""
+
+    def __init__(self, total_steps: int, first_step: int, is_main_process: bool) -> None:
+        self.total_steps, self.first_step, self.is_main_process = total_steps, first_step, is_main_process
+        self._started = self._last_line = time.monotonic()
+        bar = is_main_process and sys.stderr.isatty()
+        self._bar = tqdm(total=total_steps, initial=first_step, unit="step", disable=not bar)
+
+    def __enter__(self) -> "Display":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def training(self, step: int, metrics: Mapping[str, float], stage: str) -> None:
+        """Show training metrics after `step` steps."""
+        self._bar.set_postfix_str(f"{stage} loss {metrics['train/loss']:.3f}", refresh=False)
+        self._bar.update(step - self._bar.n)
+        now = time.monotonic()
+        if self._bar.disable and now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            left = (now - self._started) / (step - self.first_step) * (self.total_steps - step)
+            self.line(
+                f"step {step}/{self.total_steps}  stage {stage}  loss {metrics['train/loss']:.4f}  "
+                f"{metrics['speed/tokens_per_second']:,.0f} tokens/s  about {left / 60:.1f} min left"
+            )
+
+    def evaluation(self, step: int, perplexity: Mapping[str, float], stage: str) -> None:
+        """Show the validation perplexities after `step` steps."""
+        fixed = "  ".join(f"{name} {value:.1f}" for name, value in perplexity.items() if name != "stage")
+        self.line(f"step {step}  validation perplexity: stage {stage} {perplexity['stage']:.1f}  ({fixed})")
+
+    def line(self, text: str, every_rank: bool = False) -> None:
+        """Print a line, above the bar if there is one."""
+        if self.is_main_process or every_rank:
+            tqdm.write(text, file=sys.stderr)

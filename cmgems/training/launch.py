@@ -1,0 +1,149 @@
+"""Starts Accelerate, and makes sure that the run is what it was launched as.
+
+Several mistakes in a launch do not fail by themselves: processes that do not see each other train copies of the same
+model, and a DeepSpeed config can be passed over without a word. Here each of them ends the run with the remedy.
+"""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast
+
+from cmgems.config import LaunchConfig, PretrainConfig
+from cmgems.errors import UserError
+from cmgems.training.order import BatchPlan
+
+
+def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
+    """The Accelerator of this process, and how the global batch is laid over the processes. Raises UserError."""
+    on_gpu = torch.cuda.is_available()
+    if launched_with_deepspeed() and not on_gpu:
+        _skip_shared_memory_op()
+    handlers = []
+    if "RANK" in os.environ:  # set by every launcher of several processes
+        # Without gloo, DeepSpeed on a machine without GPUs leaves each process alone.
+        timeout = timedelta(seconds=config.launch.timeout)
+        handlers.append(InitProcessGroupKwargs(backend="nccl" if on_gpu else "gloo", timeout=timeout))
+    accelerator = Accelerator(
+        mixed_precision={"fp32": "no"}.get(config.training.precision, config.training.precision),
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=1, sync_with_dataloader=False, adjust_scheduler=False
+        ),
+        kwargs_handlers=handlers,
+    )
+    check_launch(accelerator, config.launch)
+    plan = BatchPlan(config.training.global_batch, accelerator.num_processes, config.training.micro_batch)
+    accelerator.gradient_accumulation_steps = plan.accumulation
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        _fill_deepspeed_config(accelerator, config, plan)
+    return accelerator, plan
+
+
+def launched_with_deepspeed() -> bool:
+    """Whether the launcher was asked for DeepSpeed."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true", "yes")
+
+
+def check_launch(accelerator: Accelerator, wanted: LaunchConfig) -> None:
+    """Raise UserError where the run is not what the launcher announced, or not what the recipe requires."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    kind = distribution(accelerator)
+    if processes != accelerator.num_processes:
+        raise UserError(
+            f"{processes} processes were launched, but each is on its own (distributed type "
+            f"{accelerator.distributed_type.value}). Launch with a config file from deepspeed_configs/, "
+            "or on CPU without DeepSpeed with `accelerate launch --cpu --num_processes N`"
+        )
+    if launched_with_deepspeed() and kind != "deepspeed":
+        raise UserError(
+            "DeepSpeed was asked for, but Accelerate runs without it. On a machine without GPUs, `--cpu` and "
+            "ACCELERATE_USE_CPU turn DeepSpeed off: leave them out, and keep `use_cpu: false` in the config file"
+        )
+    if wanted.distributed is not None and wanted.distributed != kind:
+        raise UserError(f"launch.distributed asks for {wanted.distributed}, but this run was launched with {kind}")
+    if wanted.zero_stage is not None and wanted.zero_stage != zero_stage(accelerator):
+        raise UserError(
+            f"launch.zero_stage asks for ZeRO stage {wanted.zero_stage}, "
+            f"but this run was launched with {zero_stage(accelerator)}"
+        )
+    if wanted.processes is not None and wanted.processes != accelerator.num_processes:
+        raise UserError(f"launch.processes asks for {wanted.processes}, but there are {accelerator.num_processes}")
+
+
+def distribution(accelerator: Accelerator) -> str:
+    """`deepspeed`, `ddp` or `none`: what really runs."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return "deepspeed"
+    return "none" if accelerator.distributed_type == DistributedType.NO else "ddp"
+
+
+def zero_stage(accelerator: Accelerator) -> int | None:
+    """ZeRO stage of the DeepSpeed config; None without DeepSpeed."""
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        return None
+    return int(accelerator.state.deepspeed_plugin.zero_stage)
+
+
+def launched_as(accelerator: Accelerator) -> str:
+    """Distribution and world size, which a checkpoint is bound to."""
+    stage = zero_stage(accelerator)
+    kind = distribution(accelerator) + (f" ZeRO-{stage}" if stage is not None else "")
+    return f"{kind}, {accelerator.num_processes} process(es)"
+
+
+def broadcaster(accelerator: Accelerator) -> Callable[[int], int]:
+    """Function that returns on every rank the integer that rank 0 passes to it; collective."""
+
+    def from_rank_0(value: int) -> int:
+        tensor = torch.tensor([value], dtype=torch.int64, device=accelerator.device)
+        return int(broadcast(tensor, from_process=0))
+
+    return from_rank_0
+
+
+def describe(accelerator: Accelerator, plan: BatchPlan, model: torch.nn.Module) -> str:
+    """One line for the log: what the run runs under."""
+    parts = [
+        f"{launched_as(accelerator)} ({type(model).__name__})",
+        f"device {accelerator.device}",
+        f"precision {accelerator.mixed_precision}",
+        f"global batch {plan.global_batch} = {accelerator.num_processes} x {plan.micro_batch} windows "
+        f"x {plan.accumulation} micro-step(s)",
+    ]
+    return ", ".join(parts)
+
+
+def check_engine(accelerator: Accelerator, model: torch.nn.Module) -> None:
+    """Raise RuntimeError unless DeepSpeed's engine really has the world size and ZeRO stage of the launch."""
+    if distribution(accelerator) != "deepspeed":
+        return
+    found = (type(model).__name__, model.dp_world_size, model.zero_optimization_stage())
+    expected = ("DeepSpeedEngine", accelerator.num_processes, zero_stage(accelerator))
+    if found != expected:
+        raise RuntimeError(f"DeepSpeed's engine, world size and ZeRO stage are {found}, not {expected}")
+
+
+def _skip_shared_memory_op() -> None:
+    """Keep DeepSpeed from compiling an operator that training on CPU over gloo has no use for (about a minute)."""
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _fill_deepspeed_config(accelerator: Accelerator, config: PretrainConfig, plan: BatchPlan) -> None:
+    """Give DeepSpeed the recipe's batch and clipping; what a launcher's own config says of them gives way, audibly."""
+    deepspeed = accelerator.state.deepspeed_plugin.deepspeed_config
+    settings = {
+        "train_micro_batch_size_per_gpu": plan.micro_batch,
+        "gradient_accumulation_steps": plan.accumulation,
+        "gradient_clipping": config.optimizer.clip_norm,
+    }
+    deepspeed.pop("train_batch_size", None)  # the product of the others: Accelerate fills it in
+    for name, value in settings.items():
+        if deepspeed.get(name, "auto") not in ("auto", 1, value):
+            accelerator.print(f"DeepSpeed config: {name} {deepspeed[name]} gives way to the recipe's {value}")
+        deepspeed[name] = value
+    deepspeed["steps_per_print"] = config.training.steps + 1  # our own log says more

@@ -1,0 +1,98 @@
+"""Micro-batches of k-mer ids, NOT masked, read ahead by loader workers.
+
+Masking comes after this queue, in the training process: a change of stage then takes effect at the next optimizer step
+on every rank, however far ahead the workers have read.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cmgems.sequence.tokenizer import encode_batch
+from cmgems.training.order import BatchPlan, Int64, training_samples, validation_samples
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Windows of one micro-step on one rank. Empty rows hold [CLS] [SEP] and have epoch and sample id -1."""
+
+    ids: torch.Tensor
+    """Token ids [B, T], padded."""
+    epoch: torch.Tensor
+    """Epoch of each window [B]."""
+    sample_id: torch.Tensor
+    """Row of each window in its split [B]."""
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same on another device."""
+        move = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.epoch, self.sample_id))
+        return MicroBatch(*move)
+
+    def pin_memory(self) -> "MicroBatch":
+        """The same in page-locked memory (called by the loader when it feeds a GPU)."""
+        return MicroBatch(*(tensor.pin_memory() for tensor in (self.ids, self.epoch, self.sample_id)))
+
+
+class Windows(Dataset[Any]):
+    """A split of the corpus: one item is a whole micro-batch, asked for by its epochs and sample ids."""
+
+    def __init__(self, split: datasets.Dataset, k: int, max_tokens: int) -> None:
+        self.split, self.k, self.max_tokens = split, k, max_tokens
+
+    def __getitem__(self, rows: tuple[Int64, Int64]) -> MicroBatch:
+        epoch, samples = rows
+        filled = samples >= 0
+        sequences = np.full(len(samples), "", dtype=object)
+        if filled.any():
+            sequences[filled] = self.split[samples[filled].tolist()]["sequence"]
+        ids = encode_batch(sequences.tolist(), self.k, self.max_tokens)
+        return MicroBatch(torch.from_numpy(ids), torch.from_numpy(epoch), torch.from_numpy(samples))
+
+
+class TrainingRows:
+    """Sampler: the (epochs, sample ids) of one rank's micro-batches, from a step on without end."""
+
+    def __init__(self, plan: BatchPlan, size: int, seed: int, rank: int, first_step: int) -> None:
+        self.plan, self.size, self.seed, self.rank, self.first_step = plan, size, seed, rank, first_step
+
+    def __iter__(self) -> Iterator[tuple[Int64, Int64]]:
+        step = self.first_step
+        while True:
+            for micro_step in range(self.plan.accumulation):
+                slots = self.plan.slots(micro_step, self.rank)
+                yield training_samples(step, slots, self.plan.global_batch, self.size, self.seed)
+            step += 1
+
+
+class ValidationRows:
+    """Sampler: one rank's share of the fixed validation windows, all of epoch 0."""
+
+    def __init__(self, plan: BatchPlan, size: int, seed: int, rank: int) -> None:
+        self.plan, self.size, self.seed, self.rank = plan, size, seed, rank
+
+    def __iter__(self) -> Iterator[tuple[Int64, Int64]]:
+        for micro_step in range(self.plan.accumulation):
+            slots = self.plan.slots(micro_step, self.rank)
+            samples = validation_samples(slots, self.plan.global_batch, self.size, self.seed)
+            yield np.zeros_like(samples), samples
+
+
+def make_loader(
+    windows: Windows, rows: TrainingRows | ValidationRows, workers: int, prefetch: int, pin_memory: bool
+) -> DataLoader[Any]:
+    """Loader of whole micro-batches, in the order of `rows`, whatever the number of workers."""
+    return DataLoader(
+        windows,
+        sampler=rows,  # type: ignore[arg-type]  # any iterable of keys serves
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        pin_memory=pin_memory,
+        # A generator of its own: a loader otherwise draws its workers' seed from the global one, which moves dropout.
+        generator=torch.Generator(),
+    )

@@ -1,0 +1,84 @@
+"""Training metrics: sums over the steps between two log lines, and what is reported of them."""
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from cmgems.masking.masker import STATISTICS
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over a log window and all ranks."""
+
+    steps: int
+    loss: float
+    statistics: dict[str, int]
+    encoder_flops: float
+    gradient_norm: float
+    learning_rate: float
+    seconds: float
+
+    @property
+    def masked_tokens(self) -> int:
+        """Number of masked tokens."""
+        return self.statistics["masked_tokens"]
+
+    def metrics(self) -> dict[str, float]:
+        """Metrics by their name in MLflow; means over the window's steps."""
+        counts = self.statistics
+        masked = max(counts["masked_tokens"], 1)
+        return {
+            "train/loss": self.loss / masked,
+            "train/learning_rate": self.learning_rate,
+            "train/gradient_norm": self.gradient_norm / self.steps,
+            "masking/masked_share": counts["masked_tokens"] / max(counts["valid_tokens"], 1),
+            "masking/hidden_bases_share": counts["hidden_nucleotides"] / max(counts["nucleotides"], 1),
+            "masking/top_decile_npmi_share": counts["masked_top_tenth_tokens"] / masked,
+            "speed/tokens_per_second": counts["valid_tokens"] / self.seconds,
+            "speed/seconds_per_step": self.seconds / self.steps,
+        }
+
+
+class LogWindow:
+    """Sums since the last log line, kept on the device: counting costs a step no wait."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._clear()
+
+    def _clear(self) -> None:
+        self.steps = 0
+        self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.statistics = torch.zeros(len(STATISTICS), dtype=torch.int64, device=self.device)
+        self.encoder_flops, self.norm, self.rate, self.seconds = 0, 0.0, 0.0, 0.0
+
+    def add(
+        self, statistics: torch.Tensor, loss: torch.Tensor, norm: float, rate: float, encoder_flops: int, seconds: float
+    ) -> None:
+        """Take in one optimizer step of this rank; `loss` is the sum over its masked tokens."""
+        self.steps += 1
+        self.loss += loss.double()
+        self.statistics += statistics
+        self.encoder_flops += encoder_flops
+        self.norm += norm
+        self.rate = rate
+        self.seconds += seconds
+
+    def reduce(self, accelerator: Accelerator) -> Totals:
+        """Totals over all ranks; collective. A new window begins."""
+        own = torch.tensor([self.encoder_flops], dtype=torch.float64, device=self.device)
+        sums = accelerator.reduce(torch.cat([self.loss[None], own]), "sum").tolist()
+        counts = accelerator.reduce(self.statistics, "sum").tolist()
+        totals = Totals(
+            steps=self.steps,
+            loss=sums[0],
+            statistics=dict(zip(STATISTICS, counts, strict=True)),
+            encoder_flops=sums[1],
+            gradient_norm=self.norm,
+            learning_rate=self.rate,
+            seconds=self.seconds,
+        )
+        self._clear()
+        return totals

@@ -1,0 +1,131 @@
+"""The BERT encoder with its masked-language-model head, its optimizer, and what a step of it costs."""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import BertConfig, BertForMaskedLM
+from transformers.utils import cached_file
+
+from cmgems.config import ModelConfig, OptimizerConfig
+from cmgems.errors import UserError
+from cmgems.sequence.tokenizer import PAD, vocabulary_size
+
+
+class MaskedLanguageModel(nn.Module):
+    """BERT that computes its head, a projection onto the whole vocabulary, for the masked tokens only."""
+
+    def __init__(self, bert: BertForMaskedLM) -> None:
+        super().__init__()
+        self.bert = bert
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, masked: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """Negative log-likelihood in nats, float32 [M], of the M masked tokens; all inputs are [B, T]."""
+        hidden = self.bert.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        logits = self.bert.cls(hidden[masked])
+        return F.cross_entropy(logits.float(), labels[masked], reduction="none")
+
+
+def bert_config(config: ModelConfig, k: int) -> BertConfig:
+    """Architecture in the terms of transformers; the vocabulary is that of overlapping k-mers."""
+    return BertConfig(
+        vocab_size=vocabulary_size(k),
+        hidden_size=config.hidden,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=config.intermediate,
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.dropout,
+        max_position_embeddings=config.max_positions,
+        pad_token_id=PAD,
+    )
+
+
+def build_model(config: ModelConfig, k: int, seed: int) -> MaskedLanguageModel:
+    """The model with random weights drawn from `seed`, or those of `model.init_from`."""
+    if config.init_from:
+        bert = BertForMaskedLM.from_pretrained(
+            config.init_from,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+            dtype=torch.float32,
+        )
+    else:
+        torch.manual_seed(seed)
+        bert = BertForMaskedLM(bert_config(config, k))
+    if config.activation_checkpointing:
+        bert.gradient_checkpointing_enable({"use_reentrant": False})
+    return MaskedLanguageModel(bert)
+
+
+def check_init_from(config: ModelConfig, k: int) -> None:
+    """Raise UserError unless the model of `model.init_from` is a BERT of the recipe's architecture over k-mers.
+
+    Reads the model's config.json only, not its weights.
+    """
+    if not config.init_from:
+        return
+    try:
+        file = cached_file(config.init_from, "config.json")
+        found = json.loads(Path(str(file)).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.init_from {config.init_from}: no readable config.json: {error}") from None
+    wanted = bert_config(config, k)
+    names = {
+        "vocab_size": f"the vocabulary of {k}-mers",
+        "hidden_size": "model.hidden",
+        "num_hidden_layers": "model.layers",
+        "num_attention_heads": "model.heads",
+        "intermediate_size": "model.intermediate",
+        "max_position_embeddings": "model.max_positions",
+    }
+    differences = [
+        f"{key} is {found.get(key)}, {setting} asks for {getattr(wanted, key)}"
+        for key, setting in names.items()
+        if found.get(key) != getattr(wanted, key)
+    ]
+    if found.get("model_type") != "bert":
+        differences.insert(0, f"model_type is {found.get('model_type')}, not bert")
+    if differences:
+        raise UserError(f"model.init_from {config.init_from} does not fit the recipe: {'; '.join(differences)}")
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW without weight decay on biases and LayerNorm (all parameters of one dimension)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.eps)
+
+
+def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
+    """Learning rate of optimizer step `step` (counted from 0): linear warm-up, then linear decay to zero.
+
+    A function of the step alone: the same for any number of processes, before and after a resume.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    return config.learning_rate * (total_steps - step) / (total_steps - config.warmup_steps)
+
+
+def encoder_flops(config: BertConfig, rows: int, width: int) -> int:
+    """Floating-point operations of a training step's encoder for `rows` windows of `width` tokens, padding included.
+
+    Matrix products only, two operations a multiply-add, the backward pass counted as twice the forward (Kaplan et al.
+    2020, "Scaling Laws for Neural Language Models", section 2.1). Recomputed activations do not count.
+    """
+    hidden, tokens = config.hidden_size, rows * width
+    projections = 2 * (4 * hidden * hidden + 2 * hidden * config.intermediate_size) * tokens
+    attention = 2 * 2 * hidden * width * tokens
+    return 3 * config.num_hidden_layers * (projections + attention)
+
+
+def head_flops(config: BertConfig, masked: int) -> int:
+    """The same for the masked-language-model head, which is computed for `masked` tokens only."""
+    return 3 * 2 * (config.hidden_size**2 + config.hidden_size * config.vocab_size) * masked
