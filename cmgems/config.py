@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -215,6 +215,8 @@ class ModelConfig(Settings):
     """Attention heads."""
     dropout: Share = 0.1
     """Dropout probability on hidden states and attention weights."""
+    initializer_range: float = Field(default=0.02, gt=0)
+    """Standard deviation of the random initial weights (BERT's 0.02 suits a width of 768; narrow models want more)."""
     max_positions: int = Field(default=512, ge=8)
     """Longest input, in tokens, [CLS] and [SEP] included."""
     init_from: str | None = None
@@ -476,8 +478,15 @@ def flatten(config: BaseModel) -> dict[str, Any]:
     return dict(walk("", config.model_dump(mode="json")))
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse prints a mistake with the usage of all settings and exits; here it is an error like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"command line: {message}")
+
+
 def _parse_command_line(arguments: list[str], program: str) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=program,
         usage=f"{program} [--config RECIPE] [--SETTING VALUE ...]",
         description=_CommandLine.__doc__,

@@ -22,13 +22,10 @@ def pretrain(config: PretrainConfig) -> None:
     table = setup.open_npmi(config.npmi, corpus)
     setup.check_recipe_fits(config, corpus)
     resumed = setup.checkpoint_to_resume(config)
-    state = checkpoint.read_state(resumed) if resumed else None
 
     accelerator, plan = launch.start_accelerator(config)
-    device = accelerator.device
     identity = setup.run_identity(config, corpus, table, launch.launched_as(accelerator))
-    if state:
-        setup.check_resumable(state, identity, resumed)
+    state = setup.read_resumable(resumed, identity) if resumed else None
     folder = setup.make_run_folder(config, resumed, accelerator)
 
     model = build_model(config.model, corpus.k, config.seed)
@@ -37,10 +34,13 @@ def pretrain(config: PretrainConfig) -> None:
     accelerator.print(launch.describe(accelerator, plan, model))
     accelerator.print(f"run folder {folder}, corpus {corpus.path} with {len(corpus.train):,} training windows")
 
-    corruption, max_tokens = config.curriculum.corruption, config.model.max_positions
-    masker = Masker(table, corruption, config.seed, device)
-    validation_masker = Masker(table, corruption, config.evaluation.seed, device)
-    validation_windows = Windows(corpus.validation, corpus.k, max_tokens)
+    training_windows, validation_windows = (
+        Windows(split, corpus.k, config.model.max_positions) for split in (corpus.train, corpus.validation)
+    )
+    masker, validation_masker = (
+        Masker(table, config.curriculum.corruption, seed, accelerator.device)
+        for seed in (config.seed, config.evaluation.seed)
+    )
     validation = Validation(validation_windows, config.evaluation, validation_masker, corpus.counts, accelerator)
     controller = Controller(
         config.curriculum,
@@ -50,19 +50,29 @@ def pretrain(config: PretrainConfig) -> None:
         is_decider=accelerator.is_main_process,
     )
     progress = Progress()
-    if state:
+    if resumed and state:
         checkpoint.load_checkpoint(accelerator, resumed)
-        controller.load_state_dict(state["curriculum"])
-        progress = Progress(**state["progress"])
+        controller.load_state_dict(state.curriculum)
+        progress = Progress(**state.progress)
         accelerator.print(f"resumed after step {progress.step} from {resumed}")
 
-    run_id = state["mlflow_run"] if state else None
+    run_id = state.mlflow_run if state else None
     with tracking.open_run(config, corpus, run_id, accelerator.is_main_process) as tracker:
         tracker.tags({"launch": launch.describe(accelerator, plan, model), "folder": folder.resolve()})
-        windows = Windows(corpus.train, corpus.k, max_tokens)
         Trainer(
-            config, accelerator, plan, model, optimizer, windows, masker, controller, validation, tracker, folder,
-            identity, progress,
+            config,
+            accelerator,
+            plan,
+            model,
+            optimizer,
+            training_windows,
+            masker,
+            controller,
+            validation,
+            tracker,
+            folder,
+            identity,
+            progress,
         ).run()
     accelerator.print(f"done: {folder}")
     accelerator.end_training()

@@ -70,9 +70,7 @@ class Tracker:
 
 
 @contextmanager
-def open_run(
-    config: PretrainConfig, corpus: Corpus, run_id: str | None, is_main_process: bool
-) -> Iterator[Tracker]:
+def open_run(config: PretrainConfig, corpus: Corpus, run_id: str | None, is_main_process: bool) -> Iterator[Tracker]:
     """A new MLflow run, or the one of `run_id` continued; it ends FINISHED, or FAILED on any exception.
 
     Raises UserError if the tracking store cannot be reached.

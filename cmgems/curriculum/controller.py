@@ -40,9 +40,7 @@ class Controller:
     switches: list[Switch] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._fixed = {
-            step for stage in self.config.stages for step in fixed_steps(stage.until, self.total_steps)
-        }
+        self._fixed = {step for stage in self.config.stages for step in fixed_steps(stage.until, self.total_steps)}
 
     @property
     def stage(self) -> StageConfig:

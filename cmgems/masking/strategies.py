@@ -73,7 +73,7 @@ def global_pmi(ids: Tensor, valid: Tensor, npmi: Tensor, setting: MaskingConfig,
     if setting.temperature:
         scores = scores + setting.temperature * _gumbel(random.bits(Stream.GUMBEL, ids.shape[1]))
     ranks = _ranks(scores)
-    budget = (_rate(setting)) * valid.sum(dim=1, keepdim=True).double()
+    budget = _rate(setting) * valid.sum(dim=1, keepdim=True).double()
 
     # Token t is masked as soon as one of the k-mers t-k+1..t+k-1 is among the top m, so by any m above `first`.
     first = -max_pool1d(-ranks.float(), 2 * k - 1, stride=1, padding=k - 1).long()

@@ -342,7 +342,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _load_split(path: Path, split: Split) -> datasets.Dataset:
     try:
         dataset = datasets.load_from_disk(str(path / split))
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except (OSError, ValueError, LookupError, pa.ArrowException) as error:
         raise UserError(f"{path}: the {split} split is missing or damaged; make it with `cmgems prepare`") from error
     return dataset
 

@@ -17,6 +17,7 @@ from typing import IO, Any, NamedTuple
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets.exceptions import DatasetsError
 
 from cmgems.errors import UserError
@@ -353,7 +354,8 @@ def _load_dataset(source: str) -> Any:
     saved = any((Path(source) / name).is_file() for name in ("state.json", "dataset_dict.json"))
     try:
         return datasets.load_from_disk(source) if saved else datasets.load_dataset(source)
-    except (OSError, ValueError, DatasetsError, pa.ArrowException) as error:
+    except (OSError, ValueError, LookupError, DatasetsError, pa.ArrowException) as error:
+        # LookupError: the library saves a dataset without rows, but does not read it back.
         kind = "this folder is" if Path(source).is_dir() else "there is no such file or folder, and it is"
         raise UserError(f"{source}: {kind} not a Hugging Face dataset that can be read ({error})") from error
 
@@ -361,22 +363,22 @@ def _load_dataset(source: str) -> Any:
 def _dataset_texts(dataset: Any, part: str, source: str) -> Iterator[_Text]:
     has_names = "chromosome" in dataset.column_names
     row = 0
-    # The table is a view of the file on disk: a chromosome in one cell is never in memory as a whole.
     for table in dataset.with_format("arrow").iter(batch_size=1000):
         names = table["chromosome"].to_pylist() if has_names else [f"{part}:{row + i}" for i in range(len(table))]
-        for chromosome, cell in zip(names, table["sequence"], strict=True):
+        cells = _as_binary(table["sequence"], source)
+        lengths = pc.binary_length(cells).fill_null(0).to_pylist()
+        for i, (chromosome, length) in enumerate(zip(names, lengths, strict=True)):
             if chromosome in (None, ""):
                 raise UserError(f"{source}, row {row}: a record without a name (column `chromosome`)")
             yield _Text(str(chromosome), row, b"", begins=True)
-            for text in _cell_blocks(cell, f"{source}, row {row}"):
-                yield _Text(str(chromosome), row, text)
+            for begin in range(0, length, BLOCK):
+                # The table is a view of the file on disk: of a chromosome in one cell, only this part is in memory.
+                [text] = pc.binary_slice(cells.slice(i, 1), begin, begin + BLOCK).to_pylist()
+                yield _Text(str(chromosome), row, text.translate(None, _WHITESPACE))
             row += 1
 
 
-def _cell_blocks(cell: Any, where: str) -> Iterator[bytes]:
-    """Yield the text of a cell of the column `sequence` in parts of at most `BLOCK` bytes."""
-    if not isinstance(cell, pa.StringScalar | pa.LargeStringScalar):
-        raise UserError(f"{where}: the column `sequence` is not text")
-    view = memoryview(cell.as_buffer() or b"")
-    for begin in range(0, len(view), BLOCK):
-        yield bytes(view[begin : begin + BLOCK]).translate(None, _WHITESPACE)
+def _as_binary(column: Any, source: str) -> Any:
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise UserError(f"{source}: the column `sequence` is not text but {column.type}")
+    return column.cast(pa.large_binary())

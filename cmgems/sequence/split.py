@@ -74,7 +74,7 @@ def _check_names(chromosomes: Mapping[str, Chromosome], names: list[str]) -> Non
 
 
 def _choose(chromosomes: Mapping[str, Chromosome], config: PrepareConfig) -> list[str]:
-    sizes = {name: chromosome.length - chromosome.ambiguous for name, chromosome in chromosomes.items()}
+    sizes = {name: size.length - size.ambiguous for name, size in chromosomes.items() if size.length > size.ambiguous}
     target = config.validation_share * sum(sizes.values())
     order = sorted(sizes, key=lambda name: blake2b(f"{config.seed}\t{name}".encode(), digest_size=16).digest())
     chosen: list[str] = []
@@ -85,4 +85,4 @@ def _choose(chromosomes: Mapping[str, Chromosome], config: PrepareConfig) -> lis
             chosen.append(name)
             total += sizes[name]
     # Where every chromosome is more than twice the target, the smallest is the nearest.
-    return chosen or [min(order, key=sizes.__getitem__)]
+    return chosen or sorted(order, key=sizes.__getitem__)[:1]

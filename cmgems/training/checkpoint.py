@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,27 @@ def step_folder(parent: Path, step: int) -> Path:
     return parent / f"step-{step:08d}"
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, state: dict[str, Any]) -> None:
-    """Save model, optimizer and `state` (JSON values); collective."""
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """What a checkpoint holds beside the weights and the optimizer; JSON values."""
+
+    identity: dict[str, Any]
+    """What a run that resumes from it must have in common with the one that wrote it."""
+    mlflow_run: str | None
+    """Id of the MLflow run to go on with."""
+    progress: dict[str, Any]
+    """Steps, time and operations so far, and all evaluations."""
+    curriculum: dict[str, Any]
+    """State of the curriculum controller."""
+
+
+def save_checkpoint(accelerator: Accelerator, folder: Path, state: RunState) -> None:
+    """Save model, optimizer and run state; collective."""
     with _complete_or_absent(accelerator, folder) as partial:
         # Pickled: Accelerate's safetensors drop one of two tied weights, and then miss it at load.
         accelerator.save_state(str(partial), safe_serialization=False)
         if accelerator.is_main_process:
-            (partial / STATE_FILE).write_text(json.dumps(state, indent=1))
+            (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=1))
 
 
 def load_checkpoint(accelerator: Accelerator, folder: Path) -> None:
@@ -38,13 +53,12 @@ def load_checkpoint(accelerator: Accelerator, folder: Path) -> None:
     accelerator.load_state(str(folder))
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """The `state` that a checkpoint was saved with."""
+def read_state(folder: Path) -> RunState:
+    """The run state that a checkpoint was saved with."""
     try:
-        state = json.loads((folder / STATE_FILE).read_text())
-    except (OSError, ValueError) as error:
+        return RunState(**json.loads((folder / STATE_FILE).read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{folder} is not a checkpoint: {error}") from None
-    return dict(state)
 
 
 def checkpoints(parent: Path) -> list[Path]:

@@ -7,6 +7,7 @@ model, and a DeepSpeed config can be passed over without a word. Here each of th
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -116,7 +117,7 @@ def describe(accelerator: Accelerator, plan: BatchPlan, model: torch.nn.Module) 
     return ", ".join(parts)
 
 
-def check_engine(accelerator: Accelerator, model: torch.nn.Module) -> None:
+def check_engine(accelerator: Accelerator, model: Any) -> None:
     """Raise RuntimeError unless DeepSpeed's engine really has the world size and ZeRO stage of the launch."""
     if distribution(accelerator) != "deepspeed":
         return

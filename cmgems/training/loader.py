@@ -16,6 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from cmgems.sequence.tokenizer import encode_batch
 from cmgems.training.order import BatchPlan, Int64, training_samples, validation_samples
 
+SPECIAL_TOKENS_A_WINDOW = 2
+"""[CLS] and [SEP]."""
+
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
@@ -41,8 +44,8 @@ class MicroBatch:
 class Windows(Dataset[Any]):
     """A split of the corpus: one item is a whole micro-batch, asked for by its epochs and sample ids."""
 
-    def __init__(self, split: datasets.Dataset, k: int, max_tokens: int) -> None:
-        self.split, self.k, self.max_tokens = split, k, max_tokens
+    def __init__(self, split: datasets.Dataset, k: int, max_positions: int) -> None:
+        self.split, self.k, self.max_tokens = split, k, max_positions - SPECIAL_TOKENS_A_WINDOW
 
     def __getitem__(self, rows: tuple[Int64, Int64]) -> MicroBatch:
         epoch, samples = rows
@@ -88,7 +91,7 @@ def make_loader(
     """Loader of whole micro-batches, in the order of `rows`, whatever the number of workers."""
     return DataLoader(
         windows,
-        sampler=rows,  # type: ignore[arg-type]  # any iterable of keys serves
+        sampler=rows,
         batch_size=None,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,9 @@ class Trainer:
         finite = torch.isfinite(losses)
         if int(self.accelerator.reduce((~finite).sum(), "sum")) == 0:
             return
-        own = [w.sample_id[w.sample_id >= 0].tolist() for w, fine in zip(windows, finite.tolist(), strict=True) if not fine]
-        samples = [sample for batch in gather_object(own) for sample in batch]
+        concerned = [window.sample_id for window, fine in zip(windows, finite.tolist(), strict=True) if not fine]
+        own = [sample for samples in concerned for sample in samples.tolist() if sample >= 0]
+        samples = sorted(gather_object(own))
         raise NonFiniteLossError(
             f"the loss is not finite at step {self.progress.step + 1}; the micro-batches concerned hold the training "
             f"windows {samples}. The newest checkpoint in {self.folder / 'checkpoints'} is from before"
@@ -201,12 +202,12 @@ class Trainer:
         if self._window.steps:  # the checkpoint's totals cover all of its steps
             self._log_training(display)
         self._tick()
-        state = {
-            "identity": self.identity,
-            "mlflow_run": self.tracker.run_id,
-            "progress": self.progress.__dict__,
-            "curriculum": self.controller.state_dict(),
-        }
+        state = checkpoint.RunState(
+            identity=self.identity,
+            mlflow_run=self.tracker.run_id,
+            progress=asdict(self.progress),
+            curriculum=self.controller.state_dict(),
+        )
         parent = self.folder / "checkpoints"
         checkpoint.save_checkpoint(self.accelerator, checkpoint.step_folder(parent, self.progress.step), state)
         checkpoint.drop_old_checkpoints(self.accelerator, parent, self.config.checkpoint.keep)

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForMaskedLM
 from transformers.utils import cached_file
 
@@ -27,7 +27,7 @@ class MaskedLanguageModel(nn.Module):
         """Negative log-likelihood in nats, float32 [M], of the M masked tokens; all inputs are [B, T]."""
         hidden = self.bert.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         logits = self.bert.cls(hidden[masked])
-        return F.cross_entropy(logits.float(), labels[masked], reduction="none")
+        return cross_entropy(logits.float(), labels[masked], reduction="none")
 
 
 def bert_config(config: ModelConfig, k: int) -> BertConfig:
@@ -41,6 +41,7 @@ def bert_config(config: ModelConfig, k: int) -> BertConfig:
         hidden_dropout_prob=config.dropout,
         attention_probs_dropout_prob=config.dropout,
         max_position_embeddings=config.max_positions,
+        initializer_range=config.initializer_range,
         pad_token_id=PAD,
     )
 
@@ -123,9 +124,9 @@ def encoder_flops(config: BertConfig, rows: int, width: int) -> int:
     hidden, tokens = config.hidden_size, rows * width
     projections = 2 * (4 * hidden * hidden + 2 * hidden * config.intermediate_size) * tokens
     attention = 2 * 2 * hidden * width * tokens
-    return 3 * config.num_hidden_layers * (projections + attention)
+    return int(3 * config.num_hidden_layers * (projections + attention))
 
 
 def head_flops(config: BertConfig, masked: int) -> int:
     """The same for the masked-language-model head, which is computed for `masked` tokens only."""
-    return 3 * 2 * (config.hidden_size**2 + config.hidden_size * config.vocab_size) * masked
+    return int(3 * 2 * (config.hidden_size**2 + config.hidden_size * config.vocab_size) * masked)

@@ -72,9 +72,7 @@ class BatchPlan:
         return np.where(slots < self.global_batch, slots, -1)
 
 
-def training_samples(
-    step: int, slots: Int64, global_batch: int, size: int, seed: int
-) -> tuple[Int64, Int64]:
+def training_samples(step: int, slots: Int64, global_batch: int, size: int, seed: int) -> tuple[Int64, Int64]:
     """Epochs and sample ids of the windows in `slots` of optimizer step `step` (counted from 0); -1 in empty slots.
 
     The stream of windows runs on over the epochs: every window comes once an epoch, and a global batch may hold the

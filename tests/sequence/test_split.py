@@ -1,0 +1,76 @@
+"""Which chromosomes validate."""
+
+import pytest
+
+from cmgems.config import PrepareConfig
+from cmgems.errors import UserError
+from cmgems.sequence.genomes import Piece
+from cmgems.sequence.split import Chromosome, assign, measure, validation_starts
+
+
+def config(**settings) -> PrepareConfig:
+    return PrepareConfig(inputs=["genome.fa"], **settings)
+
+
+def test_measure_counts_all_positions_and_the_ambiguous_ones():
+    pieces = [Piece("a", 0, b"NNAC"), Piece("a", 4, b"GTN"), Piece("b", 0, b"A")]
+    assert measure(pieces) == {"a": Chromosome(length=7, ambiguous=3), "b": Chromosome(length=1, ambiguous=0)}
+
+
+def test_named_chromosomes_validate():
+    sizes = {"a": Chromosome(10, 0), "b": Chromosome(10, 0), "c": Chromosome(10, 0)}
+    assert validation_starts(sizes, config(validation_chromosomes=["c", "a"])) == {"c": 0, "a": 0}
+
+
+def test_unknown_names_are_an_error_that_lists_the_names():
+    sizes = {"a": Chromosome(10, 0), "b": Chromosome(10, 0)}
+    with pytest.raises(UserError, match="no chromosome is named chr1; there are: a, b"):
+        validation_starts(sizes, config(validation_chromosomes=["a", "chr1"]))
+    with pytest.raises(UserError, match="leave some for training"):
+        validation_starts(sizes, config(validation_chromosomes=["a", "b"]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_share_is_met_with_whole_chromosomes(seed):
+    sizes = {f"chr{i}": Chromosome(1000 + i, 0) for i in range(100)}
+    chosen = validation_starts(sizes, config(validation_share=0.1, seed=seed))
+    total = sum(size.length for size in sizes.values())
+    assert sum(sizes[name].length for name in chosen) / total == pytest.approx(0.1, abs=0.006)
+    assert set(chosen.values()) == {0}
+
+
+def test_the_seed_chooses_and_the_order_of_the_input_does_not():
+    sizes = {f"chr{i}": Chromosome(1000, 0) for i in range(100)}
+    backwards = dict(reversed(sizes.items()))
+    assert set(validation_starts(sizes, config())) == set(validation_starts(backwards, config()))
+    assert set(validation_starts(sizes, config(seed=1))) != set(validation_starts(sizes, config(seed=2)))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize("seed", range(5))
+def test_at_least_one_chromosome_validates_and_never_all(share, seed):
+    sizes = {"a": Chromosome(100, 0), "b": Chromosome(90, 0)}
+    assert len(validation_starts(sizes, config(validation_share=share, seed=seed))) == 1
+    assert validation_starts(sizes, config(validation_share=0.01, seed=seed)) == {"b": 0}
+
+
+def test_a_stretch_of_n_is_no_share_of_the_genome():
+    sizes = {"all_n": Chromosome(1000, 1000), "a": Chromosome(1000, 0), "b": Chromosome(500, 0)}
+    assert validation_starts(sizes, config(validation_share=0.1)) == {"b": 0}
+
+
+def test_the_end_of_the_only_chromosome_validates():
+    assert validation_starts({"a": Chromosome(1000, 0)}, config(validation_share=0.05)) == {"a": 950}
+
+
+def test_a_piece_on_both_sides_of_the_border_becomes_two():
+    pieces = [Piece("a", 0, b"AAAA"), Piece("a", 4, b"CCGG"), Piece("a", 8, b"TTTT"), Piece("b", 0, b"AC")]
+    assert list(assign(pieces, {"a": 6})) == [
+        ("train", ("a", 0, b"AAAA")),
+        ("train", ("a", 4, b"CC")),
+        ("validation", ("a", 6, b"GG")),
+        ("validation", ("a", 8, b"TTTT")),
+        ("train", ("b", 0, b"AC")),
+    ]
+    assert [split for split, _ in assign(pieces, {"a": 0})] == ["validation"] * 3 + ["train"]
+    assert [split for split, _ in assign(pieces, {"a": 8})] == ["train", "train", "validation", "train"]

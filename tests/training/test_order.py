@@ -1,0 +1,101 @@
+"""Data order as a pure function of (seed, step): complete, equal however divided, free to begin anywhere."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmgems.training.order import BatchPlan, permute, training_samples, validation_samples
+
+GOLDEN_ORDER = [8, 7, 3, 2, 0, 5, 1, 6, 9, 4]
+GOLDEN_SAMPLES = [3509, 4763, 1663, 2272, 26, 4257]
+
+
+def epoch_order(size, seed=7, epoch=0):
+    return permute(np.arange(size), size, seed, np.full(size, epoch))
+
+
+@given(size=st.integers(1, 3000), seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 10_000))
+def test_an_epoch_holds_every_window_once(size, seed, epoch):
+    assert sorted(epoch_order(size, seed, epoch)) == list(range(size))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    orders = [epoch_order(1000), epoch_order(1000, epoch=1), epoch_order(1000, seed=8)]
+    for i, first in enumerate(orders):
+        for second in orders[i + 1 :]:
+            assert (first == second).sum() < 10  # one place in a thousand agrees by chance
+
+
+def test_an_order_looks_shuffled():
+    order = epoch_order(10_000)
+    assert abs(np.corrcoef(np.arange(10_000), order)[0, 1]) < 0.03
+    # The distance of neighbours is that of two random places, a third of the size on average.
+    assert np.abs(np.diff(order)).mean() == pytest.approx(10_000 / 3, rel=0.03)
+
+
+def test_the_order_stays_as_it_is():
+    """A change here changes every run: golden values."""
+    assert epoch_order(10).tolist() == GOLDEN_ORDER
+    _, samples = training_samples(step=123, slots=np.arange(6), global_batch=250, size=5000, seed=42)
+    assert samples.tolist() == GOLDEN_SAMPLES
+
+
+def test_a_late_step_costs_what_the_first_one_costs():
+    def seconds(step):
+        started = time.perf_counter()
+        for _ in range(20):
+            training_samples(step, np.arange(250), 250, 10_000_000, 42)
+        return time.perf_counter() - started
+
+    seconds(0)
+    assert seconds(10_000_000) < 20 * seconds(0)  # not a timing: a walk through ten million steps would be 10^6 times
+
+
+PLANS = [
+    BatchPlan(batch, processes, micro) for batch in (1, 7, 250) for processes in (1, 2, 3, 16) for micro in (1, 32, 500)
+]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_every_window_of_a_global_batch_is_in_one_micro_batch(plan):
+    slots = np.concatenate([plan.slots(a, rank) for a in range(plan.accumulation) for rank in range(plan.processes)])
+    assert sorted(slots[slots >= 0]) == list(range(plan.global_batch))
+    assert plan.micro_batch <= plan.largest_micro_batch
+    # Fewer empty rows than one a micro-batch: the rows are spread evenly.
+    assert (slots < 0).sum() < plan.processes * plan.accumulation
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+@pytest.mark.parametrize("micro", [5, 16, 100])
+def test_all_divisions_of_the_work_see_the_same_windows(processes, micro):
+    plan = BatchPlan(50, processes, micro)
+    seen = []
+    for a in range(plan.accumulation):
+        for rank in range(processes):
+            epoch, samples = training_samples(3, plan.slots(a, rank), 50, 60, 1)
+            seen += [(e, s) for e, s in zip(epoch, samples, strict=True) if s >= 0]
+    epoch, samples = training_samples(3, np.arange(50), 50, 60, 1)
+    assert sorted(seen) == sorted(zip(epoch, samples, strict=True))
+
+
+def test_a_global_batch_may_hold_the_end_of_one_epoch_and_the_start_of_the_next():
+    epoch, samples = training_samples(1, np.arange(8), 8, 10, 1)
+    assert epoch.tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
+    first = training_samples(0, np.arange(8), 8, 10, 1)[1]
+    assert sorted([*first, *samples[:2]]) == list(range(10))
+
+
+def test_empty_slots_have_no_window():
+    epoch, samples = training_samples(0, np.array([0, -1]), 8, 10, 1)
+    assert (epoch[1], samples[1]) == (-1, -1)
+
+
+def test_validation_windows_are_distinct_and_always_the_same():
+    slots = np.arange(20)
+    samples = validation_samples(slots, 15, 100, 9)
+    assert (samples[15:] == -1).all()
+    assert len(set(samples[:15])) == 15
+    assert (validation_samples(slots, 15, 100, 9) == samples).all()
