@@ -55,7 +55,7 @@ class Npmi(Settings):
         if (self.corpus is None) == (self.counts is None):
             raise ValueError("give either --corpus or --counts, and not both")
         if self.k is not None and self.corpus is None:
-            raise ValueError("--k belongs to --corpus: a table of counts has its own")
+            raise ValueError("-k belongs to --corpus: a table of counts has its own")
         return self
 
     def cli_cmd(self) -> None:

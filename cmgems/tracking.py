@@ -4,7 +4,9 @@ Metrics are grouped by the part of their name before the slash; the MLflow UI sh
 `validation`, `train`, `masking`, `curriculum`, `speed`, `cost`, and MLflow's own `system`.
 """
 
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,8 @@ from cmgems.config import PretrainConfig, flatten
 from cmgems.curriculum.controller import Switch
 from cmgems.errors import UserError
 from cmgems.sequence.corpus import Corpus
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 # Of the way a run was started rather than of the run itself: a resumed run may differ in them.
 _NOT_PARAMETERS = ("resume", "output")
@@ -118,7 +122,9 @@ def _describe(config: PretrainConfig, corpus: Corpus) -> None:
         dataset = mlflow.data.from_huggingface(
             split, path=str(corpus.path), name=f"{corpus.path.name}-{context}", digest=corpus.fingerprint[:32]
         )
-        mlflow.log_input(dataset, context=context)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")
+            mlflow.log_input(dataset, context=context)
 
 
 def draw_perplexities(

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from transformers.utils.logging import disable_progress_bar
 
 from cmgems.errors import UserError
 from cmgems.sequence.tokenizer import build_tokenizer
@@ -81,6 +82,7 @@ def export_model(accelerator: Accelerator, model: torch.nn.Module, k: int, folde
         if accelerator.is_main_process:
             weights = {name.removeprefix("bert."): tensor.float() for name, tensor in gathered.items()}
             bert = accelerator.unwrap_model(model).bert
+            disable_progress_bar()
             bert.save_pretrained(partial, state_dict=weights)
             build_tokenizer(k, bert.config.max_position_embeddings).save_pretrained(partial)
 

@@ -5,8 +5,11 @@ model, and a DeepSpeed config can be passed over without a word. Here each of th
 """
 
 import os
+import signal
+import sys
 from collections.abc import Callable
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 import torch
@@ -21,14 +24,18 @@ from cmgems.training.order import BatchPlan
 def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
     """The Accelerator of this process, and how the global batch is laid over the processes. Raises UserError."""
     on_gpu = torch.cuda.is_available()
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    several = "RANK" in os.environ  # set by every launcher of several processes
     if launched_with_deepspeed() and not on_gpu:
         _skip_shared_memory_op()
     handlers = []
-    if "RANK" in os.environ:  # set by every launcher of several processes
+    if several:
         # Without gloo, DeepSpeed on a machine without GPUs leaves each process alone.
         timeout = timedelta(seconds=config.launch.timeout)
         handlers.append(InitProcessGroupKwargs(backend="nccl" if on_gpu else "gloo", timeout=timeout))
     accelerator = Accelerator(
+        # Processes without GPUs find each other only if told so; with DeepSpeed, telling them turns DeepSpeed off.
+        cpu=several and not on_gpu and not launched_with_deepspeed(),
         mixed_precision={"fp32": "no"}.get(config.training.precision, config.training.precision),
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=1, sync_with_dataloader=False, adjust_scheduler=False
@@ -55,8 +62,7 @@ def check_launch(accelerator: Accelerator, wanted: LaunchConfig) -> None:
     if processes != accelerator.num_processes:
         raise UserError(
             f"{processes} processes were launched, but each is on its own (distributed type "
-            f"{accelerator.distributed_type.value}). Launch with a config file from deepspeed_configs/, "
-            "or on CPU without DeepSpeed with `accelerate launch --cpu --num_processes N`"
+            f"{accelerator.distributed_type.value}). Launch with a config file from deepspeed_configs/"
         )
     if launched_with_deepspeed() and kind != "deepspeed":
         raise UserError(
@@ -125,6 +131,12 @@ def check_engine(accelerator: Accelerator, model: Any) -> None:
     expected = ("DeepSpeedEngine", accelerator.num_processes, zero_stage(accelerator))
     if found != expected:
         raise RuntimeError(f"DeepSpeed's engine, world size and ZeRO stage are {found}, not {expected}")
+
+
+def _exit_on_signal(number: int, frame: FrameType | None) -> None:
+    """Leave by an exception, so that the MLflow run is closed; launchers send SIGTERM when another rank has died."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def _skip_shared_memory_op() -> None:

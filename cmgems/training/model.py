@@ -59,7 +59,7 @@ def build_model(config: ModelConfig, k: int, seed: int) -> MaskedLanguageModel:
         torch.manual_seed(seed)
         bert = BertForMaskedLM(bert_config(config, k))
     if config.activation_checkpointing:
-        bert.gradient_checkpointing_enable({"use_reentrant": False})
+        bert.activation_checkpointing_enable({"use_reentrant": False})
     return MaskedLanguageModel(bert)
 
 

@@ -1,0 +1,104 @@
+"""The `cmgems` command as a user calls it."""
+
+import csv
+
+import datasets
+import numpy as np
+import pytest
+
+from cmgems.cli import main
+from cmgems.masking.npmi import npmi_from_counts, read_npmi
+from cmgems.sequence.corpus import load_corpus
+from cmgems.sequence.tokenizer import count_kmers
+
+
+@pytest.fixture(scope="module")
+def genome(tmp_path_factory):
+    path = tmp_path_factory.mktemp("genome") / "genome.fa"
+    random = np.random.default_rng(1)
+    with path.open("w") as file:
+        for name in ("a", "b", "c"):
+            file.write(f">{name}\n{''.join(random.choice(list('ACGT'), 3000))}\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def corpus(genome, tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpora") / "corpus"
+    main(["prepare", str(genome), "--output", str(path), "-k", "5", "--window_tokens", "60"])
+    return path
+
+
+def fails(capsys, arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_prepare_writes_a_corpus(corpus):
+    assert load_corpus(corpus).k == 5
+    assert set(datasets.load_from_disk(str(corpus))) == {"train", "validation"}
+
+
+def test_prepare_says_what_the_corpus_holds(genome, tmp_path, capsys):
+    main(["prepare", str(genome), "--output", str(tmp_path / "c"), "--validation_chromosomes", "b"])
+    shown = capsys.readouterr().out
+    assert "train: " in shown
+    assert "6-mers" in shown
+    assert set(load_corpus(tmp_path / "c").validation["chromosome"]) == {"b"}
+
+
+def test_npmi_of_a_corpus_is_that_of_its_training_split(corpus, tmp_path, capsys):
+    output = tmp_path / "npmi.csv"
+    main(["npmi", "--corpus", str(corpus), "--output", str(output)])
+    opened = load_corpus(corpus)
+    expected = npmi_from_counts(count_kmers(opened.train["sequence"], 5), 5)
+    table = read_npmi(output)
+    assert (table.npmi == expected.npmi).all()
+    assert table.fingerprint == expected.fingerprint
+    with output.open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["kmer", "count", "pmi", "npmi"]
+    assert rows[0]["kmer"] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("k", [2, 3, 8])
+def test_npmi_of_another_k_counts_the_windows_again(corpus, tmp_path, k):
+    output = tmp_path / "npmi.csv"
+    main(["npmi", "--corpus", str(corpus), "-k", str(k), "--output", str(output)])
+    table = read_npmi(output)
+    assert table.k == k
+    assert (table.counts == count_kmers(load_corpus(corpus).train["sequence"], k)).all()
+
+
+def test_npmi_of_the_human_counts_that_ship_with_cmgems(tmp_path):
+    output = tmp_path / "human.csv"
+    main(["npmi", "--counts", "human", "--method", "published", "--output", str(output)])
+    assert read_npmi(output).counts.sum() == 669_128_271
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "subcommand is required"),
+        (["prepare", "/no/such.fa", "--output", "x"], "/no/such.fa"),
+        (["prepare", "a.fa", "--output", "x", "-k", "9"], "k: Input should be less than or equal to 8"),
+        (["prepare", "a.fa", "--otput", "x"], "--otput"),
+        (["npmi", "--output", "x.csv"], "give either --corpus or --counts"),
+        (["npmi", "--corpus", "/no/such", "--output", "x.csv"], "/no/such"),
+        (["npmi", "--counts", "human", "-k", "5", "--output", "x.csv"], "-k belongs to --corpus"),
+        (["npmi", "--counts", "human", "--method", "guess", "--output", "x.csv"], "method"),
+        (["npmi", "--counts", "human", "--output", "/no/such/folder/x.csv"], "/no/such/folder does not exist"),
+    ],
+)
+def test_a_mistake_gives_one_message_and_exit_code_2(capsys, arguments, message):
+    error = fails(capsys, arguments)
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_an_existing_corpus_is_not_overwritten(corpus, genome, capsys):
+    assert str(corpus) in fails(capsys, ["prepare", str(genome), "--output", str(corpus)])
+    assert load_corpus(corpus).k == 5

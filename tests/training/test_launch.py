@@ -1,0 +1,138 @@
+"""Real processes, started by `accelerate launch`: the same training however it is launched, and no silent fallback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+
+from tests.training.golden import GOLDEN_LOSSES
+
+REPOSITORY = Path(__file__).parents[2]
+ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
+ZERO2 = ("--config_file", "deepspeed_configs/zero2.yaml", "--num_processes", "2")
+DDP = ("--config_file", "deepspeed_configs/ddp.yaml", "--num_processes", "2")
+
+pytestmark = pytest.mark.slow
+
+
+def launch(launcher, *arguments, environment=None):
+    """Run the entry script as a user does, from the top of the repository."""
+    return subprocess.run(
+        [ACCELERATE, "launch", *launcher, "cmgems/pretrain.py", *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def pretrain(tiny_recipe, tmp_path):
+    """Function that launches the tiny recipe and returns its finished process, output folder and tracking URI."""
+
+    def start(launcher, *overrides, environment=None):
+        uri = f"sqlite:///{tmp_path}/mlflow.db"
+        arguments = ["--config", str(tiny_recipe), "--tracking.uri", uri, "--output", str(tmp_path / "run"), *overrides]
+        mlflow.set_tracking_uri(uri)
+        return launch(launcher, *arguments, environment=environment)
+
+    return start
+
+
+def history(metric):
+    [run] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    points = mlflow.MlflowClient().get_metric_history(run.info.run_id, metric)
+    return {point.step: point.value for point in points}
+
+
+def check_golden_losses(finished):
+    assert finished.returncode == 0, finished.stderr
+    assert history("train/loss") == pytest.approx(GOLDEN_LOSSES, rel=1e-4)
+
+
+def test_two_processes_with_deepspeed_zero_2_train_as_one(pretrain, tmp_path):
+    required = ("--launch.distributed", "deepspeed", "--launch.zero_stage", "2", "--launch.processes", "2")
+    finished = pretrain(ZERO2, *required, "--corpus.workers", "2")
+    check_golden_losses(finished)
+    assert "deepspeed ZeRO-2, 2 process(es) (DeepSpeedEngine)" in finished.stdout
+    for rank in (0, 1):
+        assert f"rank {rank}: stage 'global' masks from step 8 on" in finished.stderr
+    assert (tmp_path / "run/models/step-00000012/model.safetensors").exists()
+
+
+def test_two_processes_with_ddp_train_as_one(pretrain):
+    finished = pretrain(DDP, "--launch.distributed", "ddp")
+    check_golden_losses(finished)
+    assert "ddp, 2 process(es) (DistributedDataParallel)" in finished.stdout
+
+
+def test_deepspeed_resumes_where_it_was_killed(pretrain, tmp_path):
+    finished = pretrain(ZERO2)
+    check_golden_losses(finished)
+    losses = history("train/loss")
+    # As after a kill -9 between the checkpoints of steps 8 and 12.
+    for folder in ("checkpoints/step-00000012", "models/step-00000012"):
+        (tmp_path / "run" / folder).rename(tmp_path / folder.replace("/", "-"))
+    resumed = pretrain(ZERO2, "--resume", "auto")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed after step 8" in resumed.stdout
+    again = history("train/loss")
+    assert {step: again[step] for step in (10, 12)} == {step: losses[step] for step in (10, 12)}
+
+
+def test_bf16_with_deepspeed(pretrain):
+    finished = pretrain(ZERO2, "--training.precision", "bf16")
+    assert finished.returncode == 0, finished.stderr
+    losses = history("train/loss")
+    assert losses[12] < losses[2]
+
+
+def test_a_launch_that_turns_deepspeed_off_is_an_error(pretrain):
+    finished = pretrain(ZERO2, environment={"ACCELERATE_USE_CPU": "true"})
+    assert finished.returncode != 0
+    assert finished.stderr.count("error: DeepSpeed was asked for, but Accelerate runs without it") == 1
+
+
+def test_a_launch_that_passes_over_its_config_file_is_an_error_where_the_recipe_says_what_it_needs(pretrain):
+    finished = pretrain((*ZERO2, "--cpu"), "--launch.distributed", "deepspeed")
+    assert finished.returncode != 0
+    assert "error: launch.distributed asks for deepspeed, but this run was launched with none" in finished.stderr
+
+
+def test_a_mistake_ends_the_program_with_exit_code_2_before_any_process_group(tiny_recipe):
+    program = [sys.executable, "cmgems/pretrain.py", "--config", str(tiny_recipe), "--training.stpes", "3"]
+    finished = subprocess.run(program, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 2
+    assert finished.stderr == "error: --training.stpes: unknown setting (did you mean --training.steps?)\n"
+
+
+def test_a_mistake_is_reported_once_by_two_processes(pretrain):
+    finished = pretrain(ZERO2, "--training.stpes", "3")
+    assert finished.returncode != 0
+    assert finished.stderr.count("error: --training.stpes: unknown setting") == 1
+
+
+def test_a_dead_rank_ends_the_run_which_is_marked_failed(tiny_recipe, tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    settings = ("--tracking.uri", uri, "--output", str(tmp_path / "run"), "--training.steps", "100000")
+    command = [ACCELERATE, "launch", *ZERO2, "cmgems/pretrain.py", "--config", str(tiny_recipe), *settings]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("step 8 "):
+            [rank_1] = [p for p in psutil.Process(process.pid).children(recursive=True) if is_rank_1(p)]
+            rank_1.kill()
+            break
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    mlflow.set_tracking_uri(uri)
+    [run] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.info.status == "FAILED"
+
+
+def is_rank_1(process):
+    return process.environ().get("RANK") == "1" and "pretrain.py" in " ".join(process.cmdline())

@@ -1,0 +1,278 @@
+"""A whole run in one process: what it leaves in its folder and in MLflow, how it stops and how it goes on."""
+
+import json
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from cmgems.config import load_config, recipe_names
+from cmgems.errors import UserError
+from cmgems.pretrain import pretrain
+from cmgems.sequence.tokenizer import CLS, SEP, encode
+from cmgems.training.loop import NonFiniteLossError
+from cmgems.training.model import MaskedLanguageModel
+from tests.training.golden import GOLDEN_LOSSES
+
+
+def forget_accelerator():
+    """Accelerate keeps its state for the whole process; each run here starts as a new process would."""
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+
+
+@pytest.fixture(scope="module")
+def tracking_uri(tmp_path_factory):
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def run(tiny_recipe, tracking_uri, tmp_path):
+    """Function that pretrains with the tiny recipe and overrides, and returns the MLflow run."""
+
+    def start(*overrides):
+        recipe = () if "--config" in overrides else ("--config", str(tiny_recipe))
+        output = () if "--output" in overrides else ("--output", str(tmp_path / "run"))
+        config = load_config([*recipe, *output, "--tracking.uri", tracking_uri, *overrides])
+        mlflow.set_tracking_uri(tracking_uri)
+        try:
+            pretrain(config)
+        finally:
+            forget_accelerator()
+        return newest_run()
+
+    return start
+
+
+def newest_run():
+    [run] = mlflow.search_runs(
+        search_all_experiments=True, max_results=1, order_by=["start_time DESC"], output_format="list"
+    )
+    return run
+
+
+def history(run, metric):
+    return {point.step: point.value for point in mlflow.MlflowClient().get_metric_history(run.info.run_id, metric)}
+
+
+def artifacts(run):
+    return {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+
+
+def test_a_run_trains_switches_and_leaves_everything(run, tmp_path, tiny_corpus):
+    finished = run()
+    assert finished.info.status == "FINISHED"
+    assert finished.info.run_name == "tiny"
+    losses = history(finished, "train/loss")
+    assert sorted(losses) == [2, 4, 6, 8, 10, 12]
+    assert losses[12] < losses[2]
+    for masking in ("span", "genemask", "global_pmi", "stage"):
+        assert sorted(history(finished, f"validation/perplexity_{masking}")) == [4, 8, 12]
+    stages = history(finished, "curriculum/stage")
+    assert (stages[6], stages[7], stages[12]) == (0, 1, 1)
+    assert finished.data.tags["switch.1"] == "genemask to global after step 7"
+    assert finished.data.tags["switch.1.step"] == "7"
+    assert finished.data.params["curriculum.stages.0.masking.0.strategy"] == "genemask"
+    assert finished.data.params["training.steps"] == "12"
+    assert {"config.yaml", "perplexity.png", "model"} <= artifacts(finished)
+    assert {i.dataset.digest for i in finished.inputs.dataset_inputs} == {tiny_corpus.fingerprint[:32]}
+    for metric in ("train/gradient_norm", "train/learning_rate", "speed/tokens_per_second", "cost/flops"):
+        assert all(value > 0 for value in history(finished, metric).values()), metric
+    assert 0.05 < history(finished, "masking/masked_share")[6] < 0.3
+    folders = sorted(str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").glob("*/*"))
+    assert folders == [
+        "checkpoints/step-00000008",
+        "checkpoints/step-00000012",
+        "models/step-00000008",
+        "models/step-00000012",
+    ]
+
+
+def test_the_exported_model_loads_with_transformers_alone(run, tmp_path, tiny_corpus):
+    run()
+    folder = tmp_path / "run/models/step-00000012"
+    model = AutoModelForMaskedLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert next(model.parameters()).dtype == torch.float32
+    sequence, k = tiny_corpus.validation[0]["sequence"], tiny_corpus.k
+    text = " ".join(sequence[i : i + k] for i in range(len(sequence) - k + 1))
+    inputs = tokenizer(text, return_tensors="pt")
+    assert inputs["input_ids"][0].tolist() == [CLS, *encode(sequence, k), SEP]
+    logits = model(**inputs).logits
+    assert logits.shape == (1, len(sequence) - k + 3, 4**k + 5)
+    # The trained weights, not random ones: unmasked tokens in place, the model does better than chance.
+    nll = torch.nn.functional.cross_entropy(logits[0, 1:-1], inputs["input_ids"][0, 1:-1])
+    assert nll < np.log(4**k)
+
+
+@pytest.mark.parametrize("dropout", ["0.0", "0.1"])
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(run, tmp_path, monkeypatch, dropout):
+    settings = ("--model.dropout", dropout)
+    undisturbed = run(*settings, "--output", str(tmp_path / "undisturbed"))
+
+    broken = MaskedLanguageModel.forward
+    monkeypatch.setattr(MaskedLanguageModel, "forward", failing_after(run_steps=10, forward=broken))
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(*settings)
+    monkeypatch.setattr(MaskedLanguageModel, "forward", broken)
+    stopped = newest_run()
+    assert stopped.info.status == "FAILED"
+
+    resumed = run(*settings, "--resume", "auto")
+    assert resumed.info.run_id == stopped.info.run_id
+    assert resumed.info.status == "FINISHED"
+    for metric in ("train/loss", "train/gradient_norm", "validation/perplexity_stage", "masking/masked_share"):
+        expected = history(undisturbed, metric)
+        found = history(resumed, metric)
+        assert {step: found[step] for step in expected if step > 8} == {s: v for s, v in expected.items() if s > 8}
+    assert resumed.data.tags["switch.1"] == "genemask to global after step 7"
+    seconds = history(resumed, "cost/device_hours")
+    assert seconds[12] > seconds[8] > 0
+
+
+def failing_after(run_steps, forward):
+    """A forward pass that raises in training step `run_steps` (4 micro-steps each)."""
+    calls = 0
+
+    def wrapped(self, *arguments, **named):
+        nonlocal calls
+        calls += self.training
+        if calls > 4 * run_steps:
+            raise RuntimeError("power cut")
+        return forward(self, *arguments, **named)
+
+    return wrapped
+
+
+def test_a_checkpoint_is_refused_where_the_run_has_changed(run):
+    run()
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.002 then, 0\.5 now"):
+        run("--resume", "auto", "--optimizer.learning_rate", "0.5")
+
+
+def test_a_finished_run_resumed_has_nothing_left_to_do(run):
+    first = run()
+    again = run("--resume", "auto")
+    assert again.info.run_id == first.info.run_id
+    assert again.info.status == "FINISHED"
+
+
+def test_an_existing_output_folder_is_not_overwritten(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        run()
+
+
+def test_without_an_output_setting_each_run_gets_a_folder_of_its_own(tiny_recipe, tracking_uri, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        pretrain(load_config(["--config", str(tiny_recipe), "--tracking.uri", tracking_uri]))
+        forget_accelerator()
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["tiny", "tiny-2"]
+
+
+def test_a_non_finite_loss_stops_the_run_and_names_step_and_windows(run, tmp_path, monkeypatch, tiny_corpus):
+    forward = MaskedLanguageModel.forward
+    calls = 0
+
+    def poisoned(self, *arguments, **named):
+        nonlocal calls
+        calls += self.training
+        nll = forward(self, *arguments, **named)
+        return nll * float("nan") if self.training and calls == 4 * 5 + 2 else nll  # step 6, second micro-step
+
+    monkeypatch.setattr(MaskedLanguageModel, "forward", poisoned)
+    with pytest.raises(NonFiniteLossError, match=r"step 6; .* windows \[\d+(, \d+){6}\]"):
+        run()
+    assert newest_run().info.status == "FAILED"
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000004"]
+
+
+def test_a_run_starts_from_an_exported_model(run, tmp_path):
+    first = run("--output", str(tmp_path / "first"))
+    exported = str(tmp_path / "first/models/step-00000012")
+    second = run("--output", str(tmp_path / "second"), "--model.init_from", exported)
+    assert history(second, "train/loss")[2] < history(first, "train/loss")[2]
+
+
+def test_an_npmi_table_of_another_k_is_refused(run):
+    with pytest.raises(UserError, match=r"npmi.table human is of 6-mers, the corpus .* of 4-mers"):
+        run("--npmi.table", "human")
+
+
+def test_windows_longer_than_the_model_are_refused(run):
+    with pytest.raises(UserError, match=r"model.max_positions is 32, but the windows .* up to 42 tokens"):
+        run("--model.max_positions", "32")
+
+
+def test_a_missing_corpus_is_refused(run, tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        run("--corpus.path", str(tmp_path / "nowhere"))
+
+
+def test_a_missing_corpus_is_prepared_where_the_recipe_says_how(run, tmp_path, tiny_genome):
+    prepared = tmp_path / "prepared"
+    settings = {"inputs": [str(tiny_genome)], "k": 4, "window_tokens": 40, "validation_chromosomes": ["three"]}
+    arguments = [f"--corpus.prepare.{name}={json.dumps(value)}" for name, value in settings.items()]
+    assert run("--corpus.path", str(prepared), *arguments).info.status == "FINISHED"
+    assert (prepared / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (["--launch.distributed", "deepspeed"], "asks for deepspeed, but this run was launched with none"),
+        (["--launch.zero_stage", "2"], "asks for ZeRO stage 2"),
+        (["--launch.processes", "2"], "asks for 2, but there are 1"),
+    ],
+)
+def test_another_launch_than_required_is_refused(run, wanted, message):
+    with pytest.raises(UserError, match=message):
+        run(*wanted)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precisions(run, precision):
+    losses = history(run("--training.precision", precision), "train/loss")
+    assert losses[12] < losses[2]
+
+
+def test_losses_stay_as_they_are(run):
+    losses = history(run(), "train/loss")
+    assert losses == pytest.approx(GOLDEN_LOSSES, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_runs_for_two_steps_a_stage(run, name, tmp_path, tiny_genome):
+    """Stages, masking and optimizer as the recipe has them; model, batch and length shrunk."""
+    values = load_config(["--config", name, "--corpus.path", "unused"]).model_dump(mode="json")
+    stages = values["curriculum"]["stages"]
+    for stage in stages:
+        if stage["until"]["kind"] == "perplexity_drop":
+            # Ends at the second evaluation, which comes after two steps.
+            stage["until"] |= {"below": 1e9, "min_steps": 0, "below_unigram": None, "patience": 1}
+    values["corpus"] = {
+        "path": str(tmp_path / "corpus"),
+        "prepare": {"inputs": [str(tiny_genome)], "window_tokens": 40, "validation_chromosomes": ["three"]},
+        "workers": 0,
+    }
+    values["model"] |= {"hidden": 32, "intermediate": 64, "layers": 2, "heads": 2, "max_positions": 64}
+    values["training"] |= {"steps": 2 * len(stages), "global_batch": 8, "precision": "fp32"}
+    values["optimizer"]["warmup_steps"] = 0
+    values["evaluation"] |= {"every": 1, "windows": 8}
+    values["checkpoint"] |= {"every": 1000, "milestones": []}
+    values["tracking"] |= {"log_every": 1, "system_metrics": False}
+    values["launch"] = {}
+    recipe = tmp_path / "shrunk.yaml"
+    recipe.write_text(yaml.safe_dump(values))
+    finished = run("--config", str(recipe))
+    losses = history(finished, "train/loss")
+    assert len(losses) == 2 * len(stages)
+    assert all(np.isfinite(loss) for loss in losses.values())
+    found = history(finished, "curriculum/stage")
+    assert [found[2 * i + 1] for i in range(len(stages))] == list(range(len(stages)))
