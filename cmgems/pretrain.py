@@ -13,6 +13,7 @@ def pretrain(config: PretrainConfig) -> None:
     from cmgems.curriculum.controller import Controller
     from cmgems.masking.masker import Masker
     from cmgems.training import checkpoint, launch, setup
+    from cmgems.training.display import summarise
     from cmgems.training.evaluation import Validation, unigram_perplexity
     from cmgems.training.loader import Windows
     from cmgems.training.loop import Progress, Trainer
@@ -32,7 +33,7 @@ def pretrain(config: PretrainConfig) -> None:
     model, optimizer = accelerator.prepare(model, build_optimizer(model, config.optimizer))
     launch.check_engine(accelerator, model)
     accelerator.print(launch.describe(accelerator, plan, model))
-    accelerator.print(f"run folder {folder}, corpus {corpus.path} with {len(corpus.train):,} training windows")
+    accelerator.print(setup.describe(corpus, table, folder))
 
     training_windows, validation_windows = (
         Windows(split, corpus.k, config.model.max_positions) for split in (corpus.train, corpus.validation)
@@ -60,21 +61,21 @@ def pretrain(config: PretrainConfig) -> None:
     with tracking.open_run(config, corpus, run_id, accelerator.is_main_process) as tracker:
         tracker.tags({"launch": launch.describe(accelerator, plan, model), "folder": folder.resolve()})
         Trainer(
-            config,
-            accelerator,
-            plan,
-            model,
-            optimizer,
-            training_windows,
-            masker,
-            controller,
-            validation,
-            tracker,
-            folder,
-            identity,
-            progress,
+            config=config,
+            accelerator=accelerator,
+            plan=plan,
+            model=model,
+            optimizer=optimizer,
+            windows=training_windows,
+            masker=masker,
+            controller=controller,
+            validation=validation,
+            tracker=tracker,
+            folder=folder,
+            identity=identity,
+            progress=progress,
         ).run()
-    accelerator.print(f"done: {folder}")
+    accelerator.print(summarise(config, controller, progress.evaluations, progress.seconds, folder))
     accelerator.end_training()
 
 

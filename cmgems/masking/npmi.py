@@ -45,12 +45,6 @@ class NpmiTable:
     """NPMI in nats, [4^k]; -inf for a k-mer counted less than twice."""
 
     @property
-    def unigram_perplexity(self) -> float:
-        """Perplexity of guessing each token from the k-mer frequencies alone: exp of their entropy."""
-        shares = self.counts[self.counts > 0] / self.counts.sum()
-        return float(np.exp(-(shares * np.log(shares)).sum()))
-
-    @property
     def fingerprint(self) -> str:
         """SHA-256 of k and of the NPMI values: equal for tables that rank all k-mers equally, value for value."""
         return hashlib.sha256(bytes([self.k]) + self.npmi.astype("<f8").tobytes()).hexdigest()

@@ -1,13 +1,43 @@
-"""What a run shows while it goes on: a bar on a terminal, plain lines in a job log."""
+"""What a run shows: a bar on a terminal or plain lines in a job log while it goes on, a summary at its end."""
 
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
+from cmgems.config import PretrainConfig
+from cmgems.curriculum.controller import Controller
+
 SECONDS_BETWEEN_LINES = 20
+
+
+def summarise(
+    config: PretrainConfig,
+    controller: Controller,
+    evaluations: list[dict[str, Any]],
+    seconds: float,
+    folder: Path,
+) -> str:
+    """What came of a run, and where to look at it."""
+    lines = [f"{config.training.steps:,} steps in {seconds / 60:.1f} minutes"]
+    for switch in controller.switches:
+        measured = " -> ".join(f"{perplexity:.1f}" for perplexity in switch.perplexities[-3:])
+        cause = f" (validation perplexity {measured})" if measured else ""
+        lines.append(f"  stage {switch.from_stage} gave way to {switch.to_stage} after step {switch.step}{cause}")
+    final = {name: value for name, value in evaluations[-1]["perplexity"].items() if name != "stage"}
+    shown = ", ".join(f"{name} {value:.1f}" for name, value in final.items())
+    lines.append(
+        f"  validation perplexity at the end: {shown} (k-mer frequencies alone: {controller.unigram_perplexity:.1f})"
+    )
+    uri = config.tracking.uri
+    lines.append(f"  model and checkpoints: {folder}")
+    lines.append(f"  MLflow experiment '{config.tracking.experiment}', run '{config.name}'; to look at it:")
+    lines.append(f"    {uri}" if uri.startswith("http") else f"    mlflow ui --backend-store-uri {uri}")
+    return "\n".join(lines)
 
 
 class Display:

@@ -36,7 +36,7 @@ class Progress:
     step: int = 0
     """Optimizer steps done."""
     seconds: float = 0
-    """Wall-clock time, evaluation and checkpoints included, over all sessions of the run."""
+    """Wall-clock time, evaluation and checkpoints included, before and after every resume."""
     flops: float = 0
     """Floating-point operations of the training steps, over all processes."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Trainer:
     folder: Path
     identity: dict[str, Any]
     """What a resumed run must have in common with this one."""
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress
 
     def run(self) -> None:
         """Train to the last step, evaluating, switching stages and saving on the way; collective."""

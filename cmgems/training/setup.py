@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock
@@ -12,6 +13,7 @@ from cmgems.config import CorpusConfig, NpmiConfig, PretrainConfig, flatten
 from cmgems.errors import UserError
 from cmgems.masking.npmi import NpmiTable, human_counts, npmi_from_counts, read_npmi
 from cmgems.sequence.corpus import Corpus, load_corpus, prepare_corpus
+from cmgems.sequence.tokenizer import SPECIAL_TOKENS, vocabulary
 from cmgems.training.checkpoint import RunState, checkpoints, read_state
 from cmgems.training.loader import SPECIAL_TOKENS_A_WINDOW
 from cmgems.training.model import check_init_from
@@ -60,6 +62,15 @@ def check_recipe_fits(config: PretrainConfig, corpus: Corpus) -> None:
         )
     if config.resume not in ("never", "auto"):
         read_state(Path(config.resume))
+
+
+def describe(corpus: Corpus, table: NpmiTable, folder: Path) -> str:
+    """Lines for the log: what the run reads, and where it writes."""
+    best = [vocabulary(table.k)[len(SPECIAL_TOKENS) + i] for i in np.argsort(-table.npmi, kind="stable")[:5]]
+    return (
+        f"corpus {corpus.path}: {len(corpus.train):,} training and {len(corpus.validation):,} validation windows; "
+        f"{table.k}-mers of the highest NPMI: {', '.join(best)}\nrun folder {folder}"
+    )
 
 
 def checkpoint_to_resume(config: PretrainConfig) -> Path | None:

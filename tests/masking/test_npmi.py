@@ -115,12 +115,6 @@ def test_counts_of_nothing_are_refused() -> None:
         npmi_from_counts(np.zeros(64, dtype=np.int64), 3)
 
 
-def test_unigram_perplexity_is_the_effective_number_of_kmers() -> None:
-    counts = np.zeros(16, dtype=np.int64)
-    counts[:4] = 10
-    assert npmi_from_counts(counts, 2).unigram_perplexity == pytest.approx(4)
-
-
 def test_by_token_id_special_tokens_come_first_and_rank_lowest(human_table: NpmiTable) -> None:
     values = human_table.by_token_id()
     assert values.shape == (5 + 4096,)

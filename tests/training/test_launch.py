@@ -16,7 +16,7 @@ ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
 ZERO2 = ("--config_file", "deepspeed_configs/zero2.yaml", "--num_processes", "2")
 DDP = ("--config_file", "deepspeed_configs/ddp.yaml", "--num_processes", "2")
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 
 
 def launch(launcher, *arguments, environment=None):
@@ -55,6 +55,7 @@ def check_golden_losses(finished):
     assert history("train/loss") == pytest.approx(GOLDEN_LOSSES, rel=1e-4)
 
 
+@slow
 def test_two_processes_with_deepspeed_zero_2_train_as_one(pretrain, tmp_path):
     required = ("--launch.distributed", "deepspeed", "--launch.zero_stage", "2", "--launch.processes", "2")
     finished = pretrain(ZERO2, *required, "--corpus.workers", "2")
@@ -65,12 +66,14 @@ def test_two_processes_with_deepspeed_zero_2_train_as_one(pretrain, tmp_path):
     assert (tmp_path / "run/models/step-00000012/model.safetensors").exists()
 
 
+@slow
 def test_two_processes_with_ddp_train_as_one(pretrain):
     finished = pretrain(DDP, "--launch.distributed", "ddp")
     check_golden_losses(finished)
     assert "ddp, 2 process(es) (DistributedDataParallel)" in finished.stdout
 
 
+@slow
 def test_deepspeed_resumes_where_it_was_killed(pretrain, tmp_path):
     finished = pretrain(ZERO2)
     check_golden_losses(finished)
@@ -85,6 +88,7 @@ def test_deepspeed_resumes_where_it_was_killed(pretrain, tmp_path):
     assert {step: again[step] for step in (10, 12)} == {step: losses[step] for step in (10, 12)}
 
 
+@slow
 def test_bf16_with_deepspeed(pretrain):
     finished = pretrain(ZERO2, "--training.precision", "bf16")
     assert finished.returncode == 0, finished.stderr
@@ -92,18 +96,32 @@ def test_bf16_with_deepspeed(pretrain):
     assert losses[12] < losses[2]
 
 
+@pytest.mark.matrix
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("micro_batch", [3, 8, 25])
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("config", ["zero2", "ddp"])
+def test_every_launch_trains_the_same(pretrain, config, processes, micro_batch, workers):
+    launcher = ("--config_file", f"deepspeed_configs/{config}.yaml", "--num_processes", str(processes))
+    settings = ("--training.micro_batch", str(micro_batch), "--corpus.workers", str(workers))
+    check_golden_losses(pretrain(launcher, *settings, "--launch.processes", str(processes)))
+
+
+@slow
 def test_a_launch_that_turns_deepspeed_off_is_an_error(pretrain):
     finished = pretrain(ZERO2, environment={"ACCELERATE_USE_CPU": "true"})
     assert finished.returncode != 0
     assert finished.stderr.count("error: DeepSpeed was asked for, but Accelerate runs without it") == 1
 
 
+@slow
 def test_a_launch_that_passes_over_its_config_file_is_an_error_where_the_recipe_says_what_it_needs(pretrain):
     finished = pretrain((*ZERO2, "--cpu"), "--launch.distributed", "deepspeed")
     assert finished.returncode != 0
     assert "error: launch.distributed asks for deepspeed, but this run was launched with none" in finished.stderr
 
 
+@slow
 def test_a_mistake_ends_the_program_with_exit_code_2_before_any_process_group(tiny_recipe):
     program = [sys.executable, "cmgems/pretrain.py", "--config", str(tiny_recipe), "--training.stpes", "3"]
     finished = subprocess.run(program, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
@@ -111,12 +129,14 @@ def test_a_mistake_ends_the_program_with_exit_code_2_before_any_process_group(ti
     assert finished.stderr == "error: --training.stpes: unknown setting (did you mean --training.steps?)\n"
 
 
+@slow
 def test_a_mistake_is_reported_once_by_two_processes(pretrain):
     finished = pretrain(ZERO2, "--training.stpes", "3")
     assert finished.returncode != 0
     assert finished.stderr.count("error: --training.stpes: unknown setting") == 1
 
 
+@slow
 def test_a_dead_rank_ends_the_run_which_is_marked_failed(tiny_recipe, tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     settings = ("--tracking.uri", uri, "--output", str(tmp_path / "run"), "--training.steps", "100000")

