@@ -96,6 +96,37 @@ def test_bf16_with_deepspeed(pretrain):
     assert losses[12] < losses[2]
 
 
+OWN_DEFAULTS = """
+compute_environment: LOCAL_MACHINE
+distributed_type: DEEPSPEED
+deepspeed_config:
+  zero_stage: 2
+  gradient_accumulation_steps: 4
+  gradient_clipping: 3.0
+  offload_optimizer_device: none
+  offload_param_device: none
+  zero3_init_flag: false
+mixed_precision: bf16
+num_machines: 1
+num_processes: 2
+machine_rank: 0
+rdzv_backend: static
+same_network: true
+use_cpu: false
+"""
+
+
+@slow
+def test_a_users_own_default_config_of_accelerate_does_not_change_the_training(pretrain, tmp_path):
+    config = tmp_path / "home/accelerate/default_config.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text(OWN_DEFAULTS)
+    finished = pretrain((), environment={"HF_HOME": str(tmp_path / "home")})
+    check_golden_losses(finished)
+    assert "deepspeed ZeRO-2, 2 process(es)" in finished.stdout
+    assert "gradient_accumulation_steps 4 gives way to the recipe's 2" in finished.stdout
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("micro_batch", [3, 8, 25])
