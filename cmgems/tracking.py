@@ -1,7 +1,7 @@
 """The run in MLflow: parameters, metrics, stage switches, artifacts. Rank 0 alone talks to it.
 
 Metrics are grouped by the part of their name before the slash; the MLflow UI shows a section of charts for each:
-`validation`, `train`, `masking`, `curriculum`, `speed`, `cost`, and MLflow's own `system`.
+`curriculum`, `eval`, `masking`, `train`, `usage`, in this order, and MLflow's own `system` on a page apart.
 """
 
 import logging
@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ class Tracker:
             }
         )
 
+    def note(self, text: str) -> None:
+        """Show a text on the run's first page."""
+        self.tags({"mlflow.note.content": text})
+
     def perplexity_curve(
         self, evaluations: Sequence[Mapping[str, Any]], switches: Sequence[Switch], unigram_perplexity: float
     ) -> None:
@@ -98,7 +103,12 @@ def _start(config: PretrainConfig, run_id: str | None) -> Any:
     try:
         mlflow.set_tracking_uri(settings.uri)
         if mlflow.get_experiment_by_name(settings.experiment) is None:
-            mlflow.create_experiment(settings.experiment, artifact_location=_artifact_location(settings.uri))
+            mlflow.create_experiment(
+                settings.experiment,
+                artifact_location=_artifact_location(settings.uri),
+                # The UI otherwise guesses from the runs, and shows training runs as evaluations of a language model.
+                tags={"mlflow.experimentKind": "custom_model_development"},
+            )
         mlflow.set_experiment(settings.experiment)
         return mlflow.start_run(
             run_id=run_id, run_name=None if run_id else config.name, log_system_metrics=settings.system_metrics
@@ -133,16 +143,22 @@ def draw_perplexities(
     """Figure of validation perplexity against steps, one line a masking; each evaluation has `step` and `perplexity`
     (by masking)."""
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    steps = [evaluation["step"] for evaluation in evaluations]
     for name in evaluations[0]["perplexity"] if evaluations else ():
-        values = [evaluation["perplexity"][name] for evaluation in evaluations]
-        style = {"color": "black", "linewidth": 2.5, "alpha": 0.35} if name == "stage" else {"marker": "o"}
-        axes.plot(steps, values, label="current stage" if name == "stage" else name, **style)
-    axes.axhline(unigram_perplexity, color="grey", linestyle=":", label="unigram")
+        if name != "stage":
+            axes.plot(*_curve(evaluations, name), marker="o", label=name)
+    for number, (_, stage) in enumerate(groupby(evaluations, key=lambda evaluation: evaluation["stage"])):
+        label = "current stage" if number == 0 else None
+        axes.plot(*_curve(list(stage), "stage"), color="black", linewidth=5, alpha=0.25, label=label)
+    axes.axhline(unigram_perplexity, color="grey", linestyle=":", label="k-mer frequencies alone")
     for switch in switches:
         axes.axvline(switch.step, color="tab:red", linestyle="--")
         label = f" {switch.to_stage} from here"
-        axes.annotate(label, (switch.step, 0.98), xycoords=("data", "axes fraction"), color="tab:red", va="top")
-    axes.set(xlabel="optimizer step", ylabel="validation perplexity", yscale="log")
+        axes.annotate(label, (switch.step, 0.9), xycoords=("data", "axes fraction"), color="tab:red", va="top")
+    axes.set(xlabel="optimizer step", ylabel="validation perplexity", yscale="log", xlim=(0, None))
     axes.legend()
     return figure
+
+
+def _curve(evaluations: Sequence[Mapping[str, Any]], masking: str) -> tuple[list[int], list[float]]:
+    """Steps and perplexities under one masking."""
+    return [e["step"] for e in evaluations], [e["perplexity"][masking] for e in evaluations]

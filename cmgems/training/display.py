@@ -1,5 +1,7 @@
 """What a run shows: a bar on a terminal or plain lines in a job log while it goes on, a summary at its end."""
 
+import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -23,21 +25,29 @@ def summarise(
     folder: Path,
 ) -> str:
     """What came of a run, and where to look at it."""
-    lines = [f"{config.training.steps:,} steps in {seconds / 60:.1f} minutes"]
+    lines = [f"{config.training.steps:,} steps in {seconds / 60:.1f} minutes", ""]
     for switch in controller.switches:
         measured = " -> ".join(f"{perplexity:.1f}" for perplexity in switch.perplexities[-3:])
         cause = f" (validation perplexity {measured})" if measured else ""
-        lines.append(f"  stage {switch.from_stage} gave way to {switch.to_stage} after step {switch.step}{cause}")
+        lines.append(f"- stage {switch.from_stage} gave way to {switch.to_stage} after step {switch.step}{cause}")
     final = {name: value for name, value in evaluations[-1]["perplexity"].items() if name != "stage"}
     shown = ", ".join(f"{name} {value:.1f}" for name, value in final.items())
     lines.append(
-        f"  validation perplexity at the end: {shown} (k-mer frequencies alone: {controller.unigram_perplexity:.1f})"
+        f"- validation perplexity at the end: {shown} (k-mer frequencies alone: {controller.unigram_perplexity:.1f})"
     )
-    uri = config.tracking.uri
-    lines.append(f"  model and checkpoints: {folder}")
-    lines.append(f"  MLflow experiment '{config.tracking.experiment}', run '{config.name}'; to look at it:")
-    lines.append(f"    {uri}" if uri.startswith("http") else f"    mlflow ui --backend-store-uri {uri}")
+    lines.append(f"- model and checkpoints: {folder}")
+    lines.append(f"- MLflow: experiment '{config.tracking.experiment}', run '{config.name}'; {_how_to_look(config)}")
     return "\n".join(lines)
+
+
+def _how_to_look(config: PretrainConfig) -> str:
+    """Where the run can be seen: the server's address, or the command that starts the UI on a database."""
+    uri = config.tracking.uri
+    if uri.startswith("http"):
+        return f"at {uri}"
+    program = Path(sys.executable).with_name("mlflow")
+    on_path = shutil.which("mlflow") == str(program)
+    return f"to look at it: {'mlflow' if on_path else os.path.relpath(program)} ui --backend-store-uri {uri}"
 
 
 class Display:
@@ -67,7 +77,7 @@ class Display:
             left = (now - self._started) / (step - self.first_step) * (self.total_steps - step)
             self.line(
                 f"step {step}/{self.total_steps}  stage {stage}  loss {metrics['train/loss']:.4f}  "
-                f"{metrics['speed/tokens_per_second']:,.0f} tokens/s  about {left / 60:.1f} min left"
+                f"{metrics['usage/tokens_per_second']:,.0f} tokens/s  about {left / 60:.1f} min left"
             )
 
     def evaluation(self, step: int, perplexity: Mapping[str, float], stage: str) -> None:

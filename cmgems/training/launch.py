@@ -7,6 +7,7 @@ model, and a DeepSpeed config can be passed over without a word. Here each of th
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from types import FrameType
@@ -24,6 +25,8 @@ from cmgems.training.order import BatchPlan
 def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
     """The Accelerator of this process, and how the global batch is laid over the processes. Raises UserError."""
     on_gpu = torch.cuda.is_available()
+    # DeepSpeed calls collectives by names that torch is about to rename: nothing a user could act on.
+    warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.distributed")
     signal.signal(signal.SIGTERM, _exit_on_signal)
     several = "RANK" in os.environ  # set by every launcher of several processes
     if launched_with_deepspeed() and not on_gpu:

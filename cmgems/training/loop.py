@@ -158,8 +158,8 @@ class Trainer:
         metrics = totals.metrics()
         self._tick()
         metrics["curriculum/stage"] = self.controller.index
-        metrics["cost/flops"] = self.progress.flops
-        metrics["cost/device_hours"] = self.progress.seconds * self.accelerator.num_processes / 3600
+        metrics["usage/petaflop"] = self.progress.flops / 1e15
+        metrics["usage/device_hours"] = self.progress.seconds * self.accelerator.num_processes / 3600
         self.tracker.metrics(self.progress.step, metrics)
         display.training(self.progress.step, metrics, self.controller.stage.name)
 
@@ -175,9 +175,9 @@ class Trainer:
         stage = self.controller.stage.name
         self.progress.evaluations.append({"step": self.progress.step, "stage": stage, "perplexity": perplexity})
         self.controller.observe(perplexity["stage"])
-        metrics = {f"validation/perplexity_{name}": value for name, value in perplexity.items()}
+        metrics = {f"eval/perplexity_{name}": value for name, value in perplexity.items()}
         for name, score in scores.items():
-            metrics[f"validation/perplexity_to_unigram_{name}"] = score.perplexity / score.unigram_perplexity
+            metrics[f"eval/perplexity_to_unigram_{name}"] = score.perplexity / score.unigram_perplexity
         self.tracker.metrics(self.progress.step, {k: v for k, v in metrics.items() if math.isfinite(v)})
         display.evaluation(self.progress.step, perplexity, stage)
 

@@ -36,8 +36,8 @@ class Totals:
             "masking/masked_share": counts["masked_tokens"] / max(counts["valid_tokens"], 1),
             "masking/hidden_bases_share": counts["hidden_nucleotides"] / max(counts["nucleotides"], 1),
             "masking/top_decile_npmi_share": counts["masked_top_tenth_tokens"] / masked,
-            "speed/tokens_per_second": counts["valid_tokens"] / self.seconds,
-            "speed/seconds_per_step": self.seconds / self.steps,
+            "usage/tokens_per_second": counts["valid_tokens"] / self.seconds,
+            "usage/seconds_per_step": self.seconds / self.steps,
         }
 
 
