@@ -4,8 +4,10 @@ Ids follow DNABERT's vocabulary: five special tokens, then the k-mers over A, T,
 thus 5 plus its value as a number in base 4, and encoding is arithmetic instead of a look-up.
 """
 
+import json
 from collections.abc import Iterable
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -142,7 +144,7 @@ def _count_batch(sequences: list[str], k: int) -> npt.NDArray[np.int64]:
 def build_tokenizer(k: int, max_positions: int) -> PreTrainedTokenizerFast:
     """Return the same encoding as a tokenizer of the transformers library, for blank-separated k-mers.
 
-    Saved with `save_pretrained` beside a model, it is loaded by `AutoTokenizer` without any code of this project.
+    Saved beside a model (`save_tokenizer`), it is loaded by `AutoTokenizer` without any code of this project.
 
     Parameters
     ----------
@@ -176,3 +178,16 @@ def build_tokenizer(k: int, max_positions: int) -> PreTrainedTokenizerFast:
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         **dict(zip(names, SPECIAL_TOKENS, strict=True)),
     )
+
+
+def save_tokenizer(folder: Path, k: int, max_positions: int) -> None:
+    """Write the tokenizer of `build_tokenizer` beside a model, for `AutoTokenizer`.
+
+    The class is written down under the name that it has in transformers 4, which version 5 knows too; version 5 would
+    write its own, which version 4 does not know.
+    """
+    build_tokenizer(k, max_positions).save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(config, indent=2) + "\n")

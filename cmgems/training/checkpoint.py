@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
 from cmgems.errors import UserError
-from cmgems.sequence.tokenizer import build_tokenizer
+from cmgems.sequence.tokenizer import save_tokenizer
 
 STATE_FILE = "cmgems.json"
 
@@ -84,7 +84,7 @@ def export_model(accelerator: Accelerator, model: torch.nn.Module, k: int, folde
             bert = accelerator.unwrap_model(model).bert
             disable_progress_bar()
             bert.save_pretrained(partial, state_dict=weights)
-            build_tokenizer(k, bert.config.max_position_embeddings).save_pretrained(partial)
+            save_tokenizer(partial, k, bert.config.max_position_embeddings)
 
 
 @contextmanager

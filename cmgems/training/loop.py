@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 
 from cmgems.config import PretrainConfig
 from cmgems.curriculum.controller import Controller
+from cmgems.errors import UserError
 from cmgems.masking.masker import MaskedBatch, Masker
 from cmgems.tracking import Tracker
 from cmgems.training import checkpoint
@@ -25,8 +26,8 @@ from cmgems.training.model import encoder_flops, head_flops, learning_rate
 from cmgems.training.order import BatchPlan
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss became infinite or not a number."""
+class NonFiniteLossError(UserError):
+    """The loss became infinite or not a number: most often the learning rate is too high."""
 
 
 @dataclass
@@ -125,7 +126,8 @@ class Trainer:
         samples = sorted(gather_object(own))
         raise NonFiniteLossError(
             f"the loss is not finite at step {self.progress.step + 1}; the micro-batches concerned hold the training "
-            f"windows {samples}. The newest checkpoint in {self.folder / 'checkpoints'} is from before"
+            f"windows {samples}. Lower optimizer.learning_rate, or look at these windows; the newest checkpoint in "
+            f"{self.folder / 'checkpoints'} is from before"
         )
 
     def _flops(self, masked: list[MaskedBatch]) -> int:

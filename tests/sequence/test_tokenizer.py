@@ -15,10 +15,10 @@ from cmgems.sequence.tokenizer import (
     SEP,
     SPECIAL_TOKENS,
     UNK,
-    build_tokenizer,
     count_kmers,
     encode,
     encode_batch,
+    save_tokenizer,
     vocabulary,
     vocabulary_size,
 )
@@ -119,7 +119,7 @@ def saved_tokenizers(tmp_path_factory):
     for k in range(3, 9):
         folder = tmp_path_factory.mktemp(f"model{k}")
         BertConfig(vocab_size=vocabulary_size(k)).save_pretrained(folder)
-        build_tokenizer(k, max_positions=512).save_pretrained(folder)
+        save_tokenizer(folder, k, max_positions=512)
         tokenizers[k] = AutoTokenizer.from_pretrained(folder)
     return tokenizers
 

@@ -153,6 +153,16 @@ def test_a_launch_that_passes_over_its_config_file_is_an_error_where_the_recipe_
 
 
 @slow
+def test_a_loss_that_is_not_finite_ends_both_processes_with_one_message(pretrain):
+    finished = pretrain(ZERO2, "--optimizer.learning_rate", "1e30")
+    assert finished.returncode != 0
+    assert finished.stderr.count("error: the loss is not finite at step") == 1
+    assert "hold the training windows [" in finished.stderr
+    [run] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.info.status == "FAILED"
+
+
+@slow
 def test_a_mistake_ends_the_program_with_exit_code_2_before_any_process_group(tiny_recipe):
     program = [sys.executable, "cmgems/pretrain.py", "--config", str(tiny_recipe), "--training.stpes", "3"]
     finished = subprocess.run(program, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
