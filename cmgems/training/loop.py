@@ -177,9 +177,9 @@ class Trainer:
         stage = self.controller.stage.name
         self.progress.evaluations.append({"step": self.progress.step, "stage": stage, "perplexity": perplexity})
         self.controller.observe(perplexity["stage"])
-        metrics = {f"eval/perplexity_{name}": value for name, value in perplexity.items()}
+        metrics = {f"eval_perplexity/{name}": value for name, value in perplexity.items()}
         for name, score in scores.items():
-            metrics[f"eval/perplexity_to_unigram_{name}"] = score.perplexity / score.unigram_perplexity
+            metrics[f"eval_vs_unigram/{name}"] = score.perplexity / score.unigram_perplexity
         self.tracker.metrics(self.progress.step, {k: v for k, v in metrics.items() if math.isfinite(v)})
         display.evaluation(self.progress.step, perplexity, stage)
 
