@@ -1,7 +1,7 @@
 """The run in MLflow: parameters, metrics, stage switches, artifacts. Rank 0 alone talks to it.
 
-Metrics are grouped by the part of their name before the slash; the MLflow UI shows a section of charts for each:
-`curriculum`, `eval_perplexity`, `eval_vs_unigram`, `masking`, `train`, `usage`, in this order, and MLflow's own `system` on a page apart.
+Metrics are grouped by the part of their name before the slash; the MLflow UI shows a section of charts for each, in
+alphabetical order: `curriculum`, `eval_perplexity`, `eval_vs_unigram`, `masking`, `train`, `usage`.
 """
 
 import logging
