@@ -7,9 +7,12 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# Where there is no GPU, the CPU build. TORCH can be set to any requirement.
-TORCH  ?= $(if $(shell command -v nvidia-smi),torch>=2.13$(comma)<2.15,torch==2.13.0)
+# The demo takes two processes: on two GPUs or more, else on the CPU.
+GPUS   := $(shell nvidia-smi -L 2>/dev/null | wc -l)
+HIDE   := $(if $(filter 0 1,$(GPUS)),CUDA_VISIBLE_DEVICES=)
+# With GPUs any release that cmgems takes. TORCH can be set to any requirement, or to a CPU build.
 comma  := ,
+TORCH  ?= $(if $(filter 0,$(GPUS)),torch==2.13.0,torch>=2.13$(comma)<2.15)
 
 # Threads of each of the demo's two processes.
 THREADS := $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 )))
@@ -17,7 +20,7 @@ THREADS := $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 )))
 .PHONY: demo test unit slow matrix lint clean
 
 demo: $(VENV)/.installed
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/accelerate launch --config_file deepspeed_configs/zero2.yaml --num_processes 2 cmgems/pretrain.py \
+	$(HIDE) OMP_NUM_THREADS=$(THREADS) $(BIN)/accelerate launch --config_file deepspeed_configs/zero2.yaml --num_processes 2 cmgems/pretrain.py \
 	    --launch.distributed deepspeed --launch.zero_stage 2 --launch.processes 2 $(ARGS)
 
 test: unit slow

@@ -6,10 +6,11 @@ are refused. This module imports neither torch nor transformers: a mistake is re
 
 import argparse
 import difflib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, NoReturn, get_args
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -81,6 +82,15 @@ class NpmiConfig(Settings):
     """`all`: the minimum over all segmentations; `published`: the arithmetic of GeneMask's published table."""
     c: float = Field(default=101, gt=1)
     """Constant of the normalisation ln f / (ln f + ln c), in occurrences."""
+
+    @model_validator(mode="after")
+    def _table_has_its_own(self) -> "NpmiConfig":
+        given = self.model_fields_set & {"method", "c"}
+        if self.table not in (None, "human") and given:
+            raise ValueError(
+                f"{' and '.join(sorted(given))} would change nothing: the table {self.table} is computed already"
+            )
+        return self
 
 
 class MaskingConfig(Settings):
@@ -292,7 +302,9 @@ class CheckpointConfig(Settings):
 class TrackingConfig(Settings):
     """MLflow."""
 
-    uri: str = "sqlite:///mlflow.db"
+    uri: str = Field(
+        default="sqlite:///mlflow.db", pattern=r"^(sqlite|postgresql|mysql|mssql|https?|file|databricks)\b"
+    )
     """Tracking URI: a database or a server."""
     experiment: str = "cmgems-pretraining"
     """Experiment the run belongs to."""
@@ -307,12 +319,12 @@ class LaunchConfig(Settings):
 
     distributed: Literal["none", "ddp", "deepspeed"] | None = None
     """Required kind of distribution."""
-    zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
+    zero_stage: Annotated[int, Field(ge=1, le=3)] | None = None
     """Required DeepSpeed ZeRO stage."""
     processes: Annotated[int, Field(ge=1)] | None = None
     """Required number of processes."""
     timeout: int = Field(default=1800, ge=1)
-    """Seconds that a process waits for the others in a collective operation."""
+    """Seconds that a process waits for the others in a collective operation (DeepSpeed's own ones: its default)."""
 
 
 class PretrainConfig(Settings):
@@ -323,9 +335,9 @@ class PretrainConfig(Settings):
     seed: int = Field(default=42, ge=0, lt=2**31)
     """Seed of weights, data order, masks and dropout."""
     output: Path | None = None
-    """Folder of checkpoints and models; empty: runs/NAME, numbered if that exists."""
+    """Folder of checkpoints and models; empty: the next free one of runs/NAME/1, runs/NAME/2 and so on."""
     resume: str = "never"
-    """`never`, `auto` (the newest checkpoint in the output folder, if there is one), or a checkpoint's folder."""
+    """`never`, `auto` (the newest checkpoint of the newest run, if there is one), or a checkpoint's folder."""
     corpus: CorpusConfig
     """Training data."""
     npmi: NpmiConfig = NpmiConfig()
@@ -404,9 +416,12 @@ def load_config(arguments: list[str], program: str = "pretrain.py") -> PretrainC
 
     Raises UserError naming the setting that is wrong. `--help` prints all settings and exits.
     """
-    overrides = _parse_command_line(arguments, program)
+    in_lists, rest = _split_off_list_overrides(arguments)
+    overrides = _parse_command_line(rest, program)
     recipe = find_recipe(overrides.pop("config", DEMO_RECIPE))
     values = _merge(read_recipe(recipe), overrides)
+    for name, value in in_lists:
+        _set_in_list(values, name, value)
     try:
         return PretrainConfig.model_validate(values)
     except ValidationError as error:
@@ -426,8 +441,10 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("[!_]*.yaml"))
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Values in a recipe file, merged over those of the file that its `extends` names (relative to it, or shipped)."""
+    if path.resolve() in extended_by:
+        raise UserError(f"{path}: extends: the file extends itself, by way of {extended_by[-1]}")
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -440,9 +457,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     base = next((folder / name for folder in (path.parent, RECIPES) if (folder / name).is_file()), None)
     if base is None:
         raise UserError(f"{path}: extends: there is no file {name} beside it, nor among the shipped recipes")
-    if base.samefile(path):
-        raise UserError(f"{path}: extends: the file names itself")
-    return _merge(read_recipe(base), values)
+    return _merge(read_recipe(base, (*extended_by, path.resolve())), values)
 
 
 def describe_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
@@ -478,6 +493,41 @@ def flatten(config: BaseModel) -> dict[str, Any]:
     return dict(walk("", config.model_dump(mode="json")))
 
 
+def _split_off_list_overrides(arguments: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:
+    """Overrides of settings inside lists, such as `--curriculum.stages.0.until.below 5`, and the other arguments."""
+    found: list[tuple[str, Any]] = []
+    rest: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        name, separator, value = argument.partition("=")
+        if not re.fullmatch(r"--\w+(\.\w+)*\.\d+(\.\w+)*", name):
+            rest.append(argument)
+            continue
+        text = value if separator else next(remaining, None)
+        if text is None:
+            raise UserError(f"{name}: a value is missing")
+        try:
+            found.append((name, yaml.safe_load(text)))
+        except yaml.YAMLError as error:
+            raise UserError(f"{name}: {text!r} cannot be read as a value: {error}") from None
+    return found, rest
+
+
+def _set_in_list(values: dict[str, Any], name: str, value: Any) -> None:
+    """Set the value that a dotted name with list places in it stands for."""
+    *parents, last = name.removeprefix("--").split(".")
+    place: Any = values
+    try:
+        for part in parents:
+            place = place[int(part)] if isinstance(place, list) else place[part]
+        if isinstance(place, list):
+            place[int(last)] = value
+        else:
+            place[last] = value
+    except (LookupError, TypeError, ValueError):
+        raise UserError(f"{name}: the recipe has no such place") from None
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse prints a mistake with the usage of all settings and exits; here it is an error like any other."""
 
@@ -490,7 +540,8 @@ def _parse_command_line(arguments: list[str], program: str) -> dict[str, Any]:
         prog=program,
         usage=f"{program} [--config RECIPE] [--SETTING VALUE ...]",
         description=_CommandLine.__doc__,
-        epilog="Recipes: " + ", ".join(recipe_names()),
+        epilog=_help_on_stages() + "\n\nRecipes: " + ", ".join(recipe_names()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     known = {"--config"} | {f"--{name}" for name in _setting_names(PretrainConfig)}
@@ -512,6 +563,20 @@ def _parse_command_line(arguments: list[str], program: str) -> dict[str, Any]:
         return source()
     except SettingsError as error:
         raise UserError(f"command line: {error}") from None
+
+
+def _help_on_stages() -> str:
+    """The settings inside a stage, which stand in lists: pydantic-settings shows the list only."""
+    lines = ["inside a stage (N counts stages, M the maskings of a mix, from 0):"]
+    groups: list[tuple[str, type[BaseModel]]] = [("N", StageConfig), ("N.masking.M", MaskingConfig)]
+    groups += [("N.until", trigger) for trigger in get_args(get_args(Trigger)[0])]
+    for where, group in groups:
+        for name, field in group.model_fields.items():
+            if (group, name) in ((StageConfig, "masking"), (StageConfig, "until")):
+                continue
+            choices = f" {{{','.join(get_args(field.annotation))}}}" if get_origin(field.annotation) is Literal else ""
+            lines.append(f"  --curriculum.stages.{where}.{name}{choices}\n      {field.description}")
+    return "\n".join(lines)
 
 
 def _setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

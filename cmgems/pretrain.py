@@ -12,7 +12,7 @@ def pretrain(config: PretrainConfig) -> None:
     from cmgems import tracking
     from cmgems.curriculum.controller import Controller
     from cmgems.masking.masker import Masker
-    from cmgems.training import checkpoint, launch, setup
+    from cmgems.training import launch, run_folder, setup
     from cmgems.training.display import summarise
     from cmgems.training.evaluation import Validation, unigram_perplexity
     from cmgems.training.loader import Windows
@@ -21,19 +21,19 @@ def pretrain(config: PretrainConfig) -> None:
 
     corpus = setup.open_corpus(config.corpus)
     table = setup.open_npmi(config.npmi, corpus)
-    setup.check_recipe_fits(config, corpus)
-    resumed = setup.checkpoint_to_resume(config)
+    setup.check_model_fits(config.model, corpus)
+    run_folder.check_run_folder(config)
 
     accelerator, plan = launch.start_accelerator(config)
-    identity = setup.run_identity(config, corpus, table, launch.launched_as(accelerator))
-    state = setup.read_resumable(resumed, identity) if resumed else None
-    folder = setup.make_run_folder(config, resumed, accelerator)
+    folder, resumed = run_folder.agree_on_folder(config, accelerator)
+    identity = run_folder.run_identity(config, corpus, table, launch.launched_as(accelerator))
+    state = run_folder.read_resumable(resumed, identity) if resumed else None
 
     model = build_model(config.model, corpus.k, config.seed)
     model, optimizer = accelerator.prepare(model, build_optimizer(model, config.optimizer))
     launch.check_engine(accelerator, model)
     accelerator.print(launch.describe(accelerator, plan, model))
-    accelerator.print(setup.describe(corpus, table, folder))
+    accelerator.print(f"{setup.describe(corpus, table)}\nrun folder {folder}")
 
     training_windows, validation_windows = (
         Windows(split, corpus.k, config.model.max_positions) for split in (corpus.train, corpus.validation)
@@ -52,13 +52,14 @@ def pretrain(config: PretrainConfig) -> None:
     )
     progress = Progress()
     if resumed and state:
-        checkpoint.load_checkpoint(accelerator, resumed)
+        accelerator.load_state(str(resumed))
         controller.load_state_dict(state.curriculum)
         progress = Progress(**state.progress)
         accelerator.print(f"resumed after step {progress.step} from {resumed}")
 
     run_id = state.mlflow_run if state else None
-    with tracking.open_run(config, corpus, run_id, accelerator.is_main_process) as tracker:
+    name = run_folder.run_name(config, folder)
+    with tracking.open_run(config, name, corpus, run_id, accelerator.is_main_process) as tracker:
         tracker.tags({"launch": launch.describe(accelerator, plan, model), "folder": folder.resolve()})
         Trainer(
             config=config,
@@ -75,7 +76,7 @@ def pretrain(config: PretrainConfig) -> None:
             identity=identity,
             progress=progress,
         ).run()
-        summary = summarise(config, controller, progress.evaluations, progress.seconds, folder)
+        summary = summarise(config, name, controller, progress.evaluations, progress.seconds, folder)
         tracker.note(summary)
     accelerator.print(summary)
     accelerator.end_training()

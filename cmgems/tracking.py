@@ -79,15 +79,17 @@ class Tracker:
 
 
 @contextmanager
-def open_run(config: PretrainConfig, corpus: Corpus, run_id: str | None, is_main_process: bool) -> Iterator[Tracker]:
-    """A new MLflow run, or the one of `run_id` continued; it ends FINISHED, or FAILED on any exception.
+def open_run(
+    config: PretrainConfig, name: str, corpus: Corpus, run_id: str | None, is_main_process: bool
+) -> Iterator[Tracker]:
+    """A new MLflow run of this name, or the one of `run_id` continued; it ends FINISHED, or FAILED on any exception.
 
     Raises UserError if the tracking store cannot be reached.
     """
     if not is_main_process:
         yield Tracker(None)
         return
-    run = _start(config, run_id)
+    run = _start(config, name, run_id)
     status = "FAILED"
     try:
         if run_id is None:
@@ -98,7 +100,7 @@ def open_run(config: PretrainConfig, corpus: Corpus, run_id: str | None, is_main
         mlflow.end_run(status)
 
 
-def _start(config: PretrainConfig, run_id: str | None) -> Any:
+def _start(config: PretrainConfig, name: str, run_id: str | None) -> Any:
     settings = config.tracking
     try:
         mlflow.set_tracking_uri(settings.uri)
@@ -111,7 +113,7 @@ def _start(config: PretrainConfig, run_id: str | None) -> Any:
             )
         mlflow.set_experiment(settings.experiment)
         return mlflow.start_run(
-            run_id=run_id, run_name=None if run_id else config.name, log_system_metrics=settings.system_metrics
+            run_id=run_id, run_name=None if run_id else name, log_system_metrics=settings.system_metrics
         )
     except mlflow.exceptions.MlflowException as error:
         raise UserError(f"tracking.uri {settings.uri}: {error}") from error

@@ -1,9 +1,22 @@
 """Recipes and overrides: what is accepted, and the message for each kind of mistake."""
 
+from typing import get_args, get_origin
+
 import pytest
 import yaml
 
-from cmgems.config import RECIPES, PretrainConfig, flatten, load_config, recipe_names
+from cmgems.config import (
+    RECIPES,
+    AtStep,
+    MaskingConfig,
+    Never,
+    PerplexityDrop,
+    PretrainConfig,
+    RunShare,
+    flatten,
+    load_config,
+    recipe_names,
+)
 from cmgems.errors import UserError
 
 CORPUS = ["--corpus.path", "data/anywhere"]
@@ -122,13 +135,71 @@ def test_every_setting_has_a_description():
     check(PretrainConfig)
 
 
+def all_settings(model, prefix=""):
+    for name, field in model.model_fields.items():
+        groups = [t for t in (field.annotation, *get_args(field.annotation)) if hasattr(t, "model_fields")]
+        if groups and get_origin(field.annotation) is not list:
+            yield from all_settings(groups[0], f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
 def test_help_shows_every_setting(capsys):
     with pytest.raises(SystemExit) as stop:
         load_config(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for name in ("--training.steps", "--corpus.prepare.window_tokens", "--curriculum.stages", "--launch.zero_stage"):
-        assert name in shown
+    in_stages = [f"curriculum.stages.N.masking.M.{name}" for name in MaskingConfig.model_fields]
+    for trigger in (PerplexityDrop, RunShare, AtStep, Never):
+        in_stages += [f"curriculum.stages.N.until.{name}" for name in trigger.model_fields]
+    for name in [*all_settings(PretrainConfig), *in_stages]:
+        assert f"--{name}" in shown, name
+
+
+def test_a_setting_inside_a_stage_is_overridden_by_its_place():
+    arguments = ["--curriculum.stages.0.until.below", "5", "--curriculum.stages.1.masking.0.rate=0.3"]
+    first, second = load_config(arguments).curriculum.stages
+    assert first.until.below == 5
+    assert second.masking[0].rate == 0.3
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--curriculum.stages.7.name=x", "--curriculum.stages.7.name: the recipe has no such place"),
+        ("--curriculum.stages.0.until.belo=5", "curriculum.stages.0.until.perplexity_drop.belo: unknown setting"),
+        ("--curriculum.stages.0.until.below", "--curriculum.stages.0.until.below: a value is missing"),
+        ("--curriculum.stages.0.until.below=many", "curriculum.stages.0.until.perplexity_drop.below"),
+        ("--curriculum.stages.0.name=[", "--curriculum.stages.0.name"),
+    ],
+)
+def test_a_mistake_inside_a_stage_names_its_place(argument, message):
+    with pytest.raises(UserError) as error:
+        load_config([argument])
+    assert message in str(error.value)
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(UserError, match="the file extends itself"):
+        load_config(["--config", str(tmp_path / "a.yaml")])
+
+
+@pytest.mark.parametrize(("model", "rate"), [("dnabert", 15), ("dnabert", 30), ("logo", 15), ("logo", 30)])
+@pytest.mark.parametrize(
+    "curriculum", ["cm-gems", "cm-step", "genemask", "global", "reversed", "span", "widening-span"]
+)
+def test_recipes_of_a_curriculum_differ_in_model_and_mask_rate_only(curriculum, model, rate):
+    def stages(model, rate):
+        found = load_config(["--config", f"{model}-{curriculum}-{rate}", *CORPUS]).model_dump(mode="json")
+        for stage in found["curriculum"]["stages"]:
+            for masking in stage["masking"]:
+                amount = (masking.pop("rate"), masking.pop("centre_probability"))
+                assert amount in {15: [(0.15, None), (None, 0.0176), (None, 0.025)], 30: [(0.3, None)]}[rate]
+        return found["curriculum"]
+
+    assert stages(model, rate) == stages("dnabert", 15)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +215,11 @@ def test_help_shows_every_setting(capsys):
         (["--optimizer.warmup_steps", "99999"], "optimizer.warmup_steps (99999) is not below training.steps"),
         (["--model.heads", "7"], "model: hidden"),
         (["--name", "a/b"], "name: "),
+        (["--tracking.uri", "nowhere://x"], "tracking.uri: "),
+        (
+            ["--npmi.table", "x.csv", "--npmi.c", "50"],
+            "npmi: c would change nothing: the table x.csv is computed already",
+        ),
         (["--curriculum.stages", "[]"], "curriculum.stages: "),
     ],
 )

@@ -24,7 +24,6 @@ RUN_ELSEWHERE = {
     "make demo": "test_demo.py",
     "make test": ".ci/run",
     "python3 -m venv .venv && . .venv/bin/activate": "the Makefile",
-    "pip install torch==2.13.0": "the Makefile",
     "pip install -e .": "the Makefile",
 }
 

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cmgems.config import CurriculumConfig, StageConfig
-from cmgems.curriculum.triggers import fixed_steps, is_over
+from cmgems.curriculum.triggers import causing_perplexities, fixed_steps, is_over
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """A change of stage: decided after `step` optimizer steps, with the stage's perplexities that led to it."""
+    """A change of stage after `step` optimizer steps, with the perplexities that caused it (none for a fixed step)."""
 
     step: int
     from_stage: str
@@ -58,23 +58,23 @@ class Controller:
         """
         if not (evaluated or step in self._fixed):
             return None
-        decision = self.index
-        if self.is_decider and is_over(
-            self.stage.until,
-            step,
-            self.stage_start,
-            self.total_steps,
-            self.perplexities,
-            self.unigram_perplexity,
+        return self._enter(self.broadcast(self._decide(step) if self.is_decider else self.index), step)
+
+    def _decide(self, step: int) -> int:
+        """Index of the stage from `step` on: a stage that should be over before it begins is passed over."""
+        index, start, perplexities = self.index, self.stage_start, self.perplexities
+        while is_over(
+            self.config.stages[index].until, step, start, self.total_steps, perplexities, self.unigram_perplexity
         ):
-            decision += 1
-        return self._enter(self.broadcast(decision), step)
+            index, start, perplexities = index + 1, step, []
+        return index
 
     def _enter(self, index: int, step: int) -> Switch | None:
         if index == self.index:
             return None
         stages = self.config.stages
-        switch = Switch(step, stages[self.index].name, stages[index].name, tuple(self.perplexities))
+        cause = causing_perplexities(self.stage.until, self.perplexities)
+        switch = Switch(step, stages[self.index].name, stages[index].name, cause)
         self.index, self.stage_start, self.perplexities = index, step, []
         self.switches.append(switch)
         return switch

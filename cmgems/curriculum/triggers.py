@@ -44,6 +44,11 @@ def plateau_length(trigger: PerplexityDrop, perplexities: Sequence[float]) -> in
     return length
 
 
+def causing_perplexities(trigger: Trigger, perplexities: Sequence[float]) -> tuple[float, ...]:
+    """Of a stage's perplexities those that its end was decided by: the plateau, and the evaluation before it."""
+    return tuple(perplexities[-trigger.patience - 1 :]) if isinstance(trigger, PerplexityDrop) else ()
+
+
 def fixed_steps(trigger: Trigger, total_steps: int) -> list[int]:
     """Steps at which the trigger fires whatever the perplexity is: none or one."""
     match trigger:

@@ -49,6 +49,11 @@ class NpmiTable:
         """SHA-256 of k and of the NPMI values: equal for tables that rank all k-mers equally, value for value."""
         return hashlib.sha256(bytes([self.k]) + self.npmi.astype("<f8").tobytes()).hexdigest()
 
+    def best(self, number: int) -> list[str]:
+        """The `number` k-mers of the highest NPMI, highest first."""
+        kmers = _kmers(self.k)
+        return [kmers[index] for index in np.argsort(-self.npmi, kind="stable")[:number]]
+
     def by_token_id(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """NPMI indexed by token id, float32 [5 + 4^k], with -inf for the special tokens."""
         values = np.concatenate([np.full(len(SPECIAL_TOKENS), -np.inf), self.npmi])

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from transformers import BertForMaskedLM
 from transformers.utils.logging import disable_progress_bar
 
 from cmgems.errors import UserError
@@ -49,11 +51,6 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, state: RunState) -> 
             (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=1))
 
 
-def load_checkpoint(accelerator: Accelerator, folder: Path) -> None:
-    """Load model and optimizer of a checkpoint into the prepared ones; collective."""
-    accelerator.load_state(str(folder))
-
-
 def read_state(folder: Path) -> RunState:
     """The run state that a checkpoint was saved with."""
     try:
@@ -71,20 +68,34 @@ def drop_old_checkpoints(accelerator: Accelerator, parent: Path, keep: int) -> N
     """Remove all but the newest `keep` checkpoints."""
     if accelerator.is_main_process:
         for folder in checkpoints(parent)[:-keep]:
-            shutil.rmtree(folder)
+            _remove(folder)
 
 
 def export_model(accelerator: Accelerator, model: torch.nn.Module, k: int, folder: Path) -> None:
     """Write model and tokenizer so that transformers' Auto classes load them, in float32; collective."""
     with _complete_or_absent(accelerator, folder) as partial:
-        # On all ranks: under ZeRO-3 each holds a part of the weights.
-        gathered = accelerator.get_state_dict(model)
+        weights = _full_precision_weights(accelerator, model)
         if accelerator.is_main_process:
-            weights = {name.removeprefix("bert."): tensor.float() for name, tensor in gathered.items()}
-            bert = accelerator.unwrap_model(model).bert
+            bert = BertForMaskedLM(accelerator.unwrap_model(model).bert.config)
+            bert.load_state_dict(weights)
             disable_progress_bar()
-            bert.save_pretrained(partial, state_dict=weights)
+            bert.save_pretrained(partial)
             save_tokenizer(partial, k, bert.config.max_position_embeddings)
+
+
+def _full_precision_weights(accelerator: Accelerator, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Weights of the BERT inside `model`, float32 on the CPU: those that the optimizer steps; collective.
+
+    In bf16 and fp16 DeepSpeed computes with rounded copies of them, and under ZeRO-3 each process holds a part only.
+    """
+    parameters = accelerator.unwrap_model(model).bert.named_parameters(remove_duplicate=False)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        weights = {name: safe_get_full_fp32_param(parameter) for name, parameter in parameters}
+    else:
+        weights = dict(parameters)
+    return {name: tensor.detach().float().cpu() for name, tensor in weights.items()}
 
 
 @contextmanager
@@ -92,14 +103,19 @@ def _complete_or_absent(accelerator: Accelerator, folder: Path) -> Iterator[Path
     """A folder for all ranks to write into, which takes its place when all are done."""
     partial = folder.with_name(folder.name + ".partial")
     if accelerator.is_main_process:
-        if partial.exists():  # left by a run that was killed while it wrote
-            shutil.rmtree(partial)
+        for leftover in folder.parent.glob("*.partial"):  # of a run that was killed while it wrote or removed
+            shutil.rmtree(leftover)
         partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
     yield partial
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if folder.exists():
-            shutil.rmtree(folder)
+            _remove(folder)
         partial.rename(folder)
     accelerator.wait_for_everyone()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a complete folder, which must not look complete while it is half removed."""
+    shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}.removed.partial")))

@@ -19,12 +19,13 @@ SECONDS_BETWEEN_LINES = 20
 
 def summarise(
     config: PretrainConfig,
+    name: str,
     controller: Controller,
     evaluations: list[dict[str, Any]],
     seconds: float,
     folder: Path,
 ) -> str:
-    """What came of a run, and where to look at it."""
+    """What came of a run, and where to look at it; `name` is the run's in MLflow."""
     lines = [f"{config.training.steps:,} steps in {seconds / 60:.1f} minutes", ""]
     for switch in controller.switches:
         measured = " -> ".join(f"{perplexity:.1f}" for perplexity in switch.perplexities[-3:])
@@ -36,7 +37,7 @@ def summarise(
         f"- validation perplexity at the end: {shown} (k-mer frequencies alone: {controller.unigram_perplexity:.1f})"
     )
     lines.append(f"- model and checkpoints: {folder}")
-    lines.append(f"- MLflow: experiment '{config.tracking.experiment}', run '{config.name}'; {_how_to_look(config)}")
+    lines.append(f"- MLflow: experiment '{config.tracking.experiment}', run '{name}'; {_how_to_look(config)}")
     return "\n".join(lines)
 
 

@@ -92,4 +92,4 @@ def _perplexity(nll: float, tokens: float) -> float:
     if tokens == 0:
         return math.nan
     mean = nll / tokens
-    return math.exp(mean) if mean < 700 else math.inf
+    return math.inf if mean > 700 else math.exp(mean)

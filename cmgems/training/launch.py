@@ -24,13 +24,18 @@ from cmgems.training.order import BatchPlan
 
 def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
     """The Accelerator of this process, and how the global batch is laid over the processes. Raises UserError."""
-    on_gpu = torch.cuda.is_available()
+    on_gpu = torch.cuda.is_available() and not _asked_for("ACCELERATE_USE_CPU")
     # DeepSpeed calls collectives by names that torch is about to rename: nothing a user could act on.
     warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.distributed")
     signal.signal(signal.SIGTERM, _exit_on_signal)
     several = "RANK" in os.environ  # set by every launcher of several processes
     if launched_with_deepspeed() and not on_gpu:
         _skip_shared_memory_op()
+    if on_gpu and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count():
+        raise UserError(
+            f"{os.environ['LOCAL_WORLD_SIZE']} processes on a machine with {torch.cuda.device_count()} GPU(s): each "
+            "needs one of its own; launch fewer, or hide the GPUs with CUDA_VISIBLE_DEVICES= to run on the CPU"
+        )
     handlers = []
     if several:
         # Without gloo, DeepSpeed on a machine without GPUs leaves each process alone.
@@ -55,7 +60,7 @@ def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
 
 def launched_with_deepspeed() -> bool:
     """Whether the launcher was asked for DeepSpeed."""
-    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true", "yes")
+    return _asked_for("ACCELERATE_USE_DEEPSPEED")
 
 
 def check_launch(accelerator: Accelerator, wanted: LaunchConfig) -> None:
@@ -72,6 +77,8 @@ def check_launch(accelerator: Accelerator, wanted: LaunchConfig) -> None:
             "DeepSpeed was asked for, but Accelerate runs without it. On a machine without GPUs, `--cpu` and "
             "ACCELERATE_USE_CPU turn DeepSpeed off: leave them out, and keep `use_cpu: false` in the config file"
         )
+    if zero_stage(accelerator) == 0:
+        raise UserError("ZeRO stage 0 partitions nothing: launch with deepspeed_configs/ddp.yaml, which is the same")
     if wanted.distributed is not None and wanted.distributed != kind:
         raise UserError(f"launch.distributed asks for {wanted.distributed}, but this run was launched with {kind}")
     if wanted.zero_stage is not None and wanted.zero_stage != zero_stage(accelerator):
@@ -136,6 +143,11 @@ def check_engine(accelerator: Accelerator, model: Any) -> None:
         raise RuntimeError(f"DeepSpeed's engine, world size and ZeRO stage are {found}, not {expected}")
 
 
+def _asked_for(variable: str) -> bool:
+    """Whether an environment variable that launchers set says yes."""
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
+
+
 def _exit_on_signal(number: int, frame: FrameType | None) -> None:
     """Leave by an exception, so that the MLflow run is closed; launchers send SIGTERM when another rank has died."""
     signal.signal(number, signal.SIG_IGN)
@@ -162,4 +174,9 @@ def _fill_deepspeed_config(accelerator: Accelerator, config: PretrainConfig, pla
         if deepspeed.get(name, "auto") not in ("auto", 1, value):
             accelerator.print(f"DeepSpeed config: {name} {deepspeed[name]} gives way to the recipe's {value}")
         deepspeed[name] = value
+    for kind in ("bf16", "fp16"):
+        wanted = config.training.precision == kind
+        if deepspeed.get(kind, {}).get("enabled", wanted) not in ("auto", wanted):
+            accelerator.print(f"DeepSpeed config: {kind} gives way to the recipe's {config.training.precision}")
+        deepspeed[kind] = {**deepspeed.get(kind, {}), "enabled": wanted}
     deepspeed["steps_per_print"] = config.training.steps + 1  # our own log says more

@@ -101,33 +101,41 @@ class Trainer:
                 loss = self.model(batch.input_ids, batch.attention_mask, batch.masked, batch.labels).sum()
                 self.accelerator.backward(loss * scale)
                 if self.accelerator.sync_gradients:
-                    norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm)
+                    norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm))
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             losses.append(loss.detach())
-        self._check_finite(torch.stack(losses), windows)
+        self._check_finite(torch.stack(losses), norm, windows)
         self.progress.step += 1
         statistics = torch.stack([self.masker.statistics(batch) for batch in masked]).sum(0)
         seconds = time.perf_counter() - started
-        self._window.add(statistics, torch.stack(losses).sum(), float(norm), rate, self._flops(masked), seconds)
+        self._window.add(statistics, torch.stack(losses).sum(), norm, rate, self._flops(masked), seconds)
 
     def _seed_dropout(self, step: int, micro_step: int) -> None:
         if self.config.model.dropout:
             key = (self.config.seed, step, micro_step, self.accelerator.process_index)
             torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
-    def _check_finite(self, losses: torch.Tensor, windows: list[MicroBatch]) -> None:
-        """Raise NonFiniteLossError on all ranks if the loss of any rank's micro-batch is not finite."""
+    def _check_finite(self, losses: torch.Tensor, norm: float, windows: list[MicroBatch]) -> None:
+        """Raise NonFiniteLossError on all ranks if a micro-batch's loss or the gradient is not finite on any of them.
+
+        In fp16 a gradient that overflows is part of the game: the loss scale is lowered, and the step left out.
+        """
         finite = torch.isfinite(losses)
-        if int(self.accelerator.reduce((~finite).sum(), "sum")) == 0:
+        bad_gradient = self.config.training.precision != "fp16" and not math.isfinite(norm)
+        found = torch.stack([(~finite).sum(), torch.tensor(bad_gradient, device=finite.device)])
+        bad_losses, bad_gradients = self.accelerator.reduce(found, "sum").tolist()
+        if not (bad_losses or bad_gradients):
             return
+        if not bad_losses:
+            finite = torch.zeros_like(finite)  # the gradient is of all windows together
         concerned = [window.sample_id for window, fine in zip(windows, finite.tolist(), strict=True) if not fine]
         own = [sample for samples in concerned for sample in samples.tolist() if sample >= 0]
         samples = sorted(gather_object(own))
         raise NonFiniteLossError(
-            f"the loss is not finite at step {self.progress.step + 1}; the micro-batches concerned hold the training "
-            f"windows {samples}. Lower optimizer.learning_rate, or look at these windows; the newest checkpoint in "
-            f"{self.folder / 'checkpoints'} is from before"
+            f"the {'loss' if bad_losses else 'gradient'} is not finite at step {self.progress.step + 1}; the "
+            f"micro-batches concerned hold the training windows {samples}. Lower optimizer.learning_rate, or look at "
+            f"these windows; the newest checkpoint in {self.folder / 'checkpoints'} is from before"
         )
 
     def _flops(self, masked: list[MaskedBatch]) -> int:
@@ -176,6 +184,11 @@ class Trainer:
         perplexity = {name: score.perplexity for name, score in scores.items()}
         stage = self.controller.stage.name
         self.progress.evaluations.append({"step": self.progress.step, "stage": stage, "perplexity": perplexity})
+        if not math.isfinite(perplexity["stage"]):
+            raise NonFiniteLossError(
+                f"the validation perplexity under stage '{stage}' is {perplexity['stage']} after step "
+                f"{self.progress.step}: the run has diverged, or the stage masks no token of the validation windows"
+            )
         self.controller.observe(perplexity["stage"])
         metrics = {f"eval_perplexity/{name}": value for name, value in perplexity.items()}
         for name, score in scores.items():

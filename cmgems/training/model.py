@@ -48,19 +48,29 @@ def bert_config(config: ModelConfig, k: int) -> BertConfig:
 
 def build_model(config: ModelConfig, k: int, seed: int) -> MaskedLanguageModel:
     """The model with random weights drawn from `seed`, or those of `model.init_from`."""
-    if config.init_from:
-        bert = BertForMaskedLM.from_pretrained(
+    torch.manual_seed(seed)
+    bert = _pretrained(config) if config.init_from else BertForMaskedLM(bert_config(config, k))
+    if config.activation_checkpointing:
+        bert.activation_checkpointing_enable({"use_reentrant": False})
+    return MaskedLanguageModel(bert)
+
+
+def _pretrained(config: ModelConfig) -> BertForMaskedLM:
+    """The model of `model.init_from`; UserError unless all of its weights are there."""
+    try:
+        bert, loading = BertForMaskedLM.from_pretrained(
             config.init_from,
             hidden_dropout_prob=config.dropout,
             attention_probs_dropout_prob=config.dropout,
             dtype=torch.float32,
+            output_loading_info=True,
         )
-    else:
-        torch.manual_seed(seed)
-        bert = BertForMaskedLM(bert_config(config, k))
-    if config.activation_checkpointing:
-        bert.activation_checkpointing_enable({"use_reentrant": False})
-    return MaskedLanguageModel(bert)
+    except OSError as error:
+        raise UserError(f"model.init_from {config.init_from}: no weights that can be read: {error}") from None
+    if loading["missing_keys"]:
+        missing = ", ".join(sorted(loading["missing_keys"]))
+        raise UserError(f"model.init_from {config.init_from}: weights are missing, it is not a masked LM: {missing}")
+    return bert
 
 
 def check_init_from(config: ModelConfig, k: int) -> None:
@@ -74,7 +84,8 @@ def check_init_from(config: ModelConfig, k: int) -> None:
         file = cached_file(config.init_from, "config.json")
         found = json.loads(Path(str(file)).read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"model.init_from {config.init_from}: no readable config.json: {error}") from None
+        hint = " (a run's models are in its folder models/)" if "checkpoints" in Path(config.init_from).parts else ""
+        raise UserError(f"model.init_from {config.init_from}: no readable config.json{hint}: {error}") from None
     wanted = bert_config(config, k)
     names = {
         "vocab_size": f"the vocabulary of {k}-mers",

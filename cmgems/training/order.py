@@ -13,13 +13,14 @@ import numpy.typing as npt
 Int64 = npt.NDArray[np.int64]
 
 _ROUNDS = 6
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: keeps seed and epoch from trading places
 _LOW32 = np.uint64(0xFFFFFFFF)
 
 
 def permute(index: Int64, size: int, seed: int, epoch: Int64) -> Int64:
     """Places that `index` (each in 0..size-1) takes in the keyed order of `size` items in each one's `epoch`."""
     half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
-    keys = _mix(_mix(np.uint64(seed) + np.zeros(len(index), np.uint64)) ^ _mix(epoch.astype(np.uint64)))
+    keys = _mix(_mix(np.full(len(index), seed, np.uint64) + _GOLDEN) + epoch.astype(np.uint64) + _GOLDEN)
     result = index.astype(np.uint64)
     pending = np.arange(len(result))
     while len(pending):

@@ -41,7 +41,7 @@ def test_a_perplexity_plateau_switches_both_ranks_after_the_same_step():
     assert ranks.after(100, 50.0) == [None, None]
     assert ranks.after(200, 40.0) == [None, None]
     first, second = ranks.after(300, 39.9)
-    assert first == Switch(300, "s0", "last", (50.0, 40.0, 39.9))
+    assert first == Switch(300, "s0", "last", (40.0, 39.9))
     assert second.step == 300
     assert [c.stage.name for c in ranks.controllers] == ["last", "last"]
 
@@ -50,6 +50,22 @@ def test_a_step_trigger_fires_between_evaluations():
     ranks = Ranks(curriculum({"kind": "step", "at": 150}))
     ranks.after(100, 50.0)
     assert [switch.step for switch in ranks.after(150)] == [150, 150]
+
+
+def test_a_switch_at_a_fixed_step_has_no_perplexities_for_a_cause():
+    ranks = Ranks(curriculum({"kind": "step", "at": 200}))
+    ranks.after(100, 50.0)
+    assert ranks.after(200, 40.0)[0].perplexities == ()
+
+
+def test_a_stage_that_should_be_over_before_it_begins_is_passed_over():
+    ranks = Ranks(curriculum({"kind": "perplexity_drop", "below": 1}, {"kind": "step", "at": 250}))
+    ranks.after(100, 50.0)
+    ranks.after(200, 40.0)
+    ranks.after(250)
+    first, second = ranks.after(300, 39.9)
+    assert (first.from_stage, first.to_stage) == ("s0", "last")
+    assert second.step == 300
 
 
 def test_nothing_is_broadcast_where_no_decision_can_fall():

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from reference import random_word
 
 from cmgems.masking.counters import Counters, Stream, threshold
+from tests.masking.reference import random_word
 
 ROWS, COLUMNS = 512, 512
 

@@ -1,7 +1,6 @@
 from collections.abc import Callable
 
 import pytest
-import reference
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -11,6 +10,7 @@ from cmgems.masking.counters import Counters, Stream
 from cmgems.masking.masker import STATISTICS, MaskedBatch, Masker
 from cmgems.masking.npmi import NpmiTable
 from cmgems.sequence.tokenizer import CLS, MASK, PAD, SEP, encode_batch
+from tests.masking import reference
 
 SPAN = MaskingConfig(strategy="span", rate=0.15)
 GENEMASK = MaskingConfig(strategy="genemask", rate=0.15)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import reference
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from cmgems.masking.counters import Counters, Stream
 from cmgems.masking.npmi import NpmiTable
 from cmgems.masking.strategies import STRATEGIES
 from cmgems.sequence.tokenizer import SPECIAL_TOKENS, encode_batch, vocabulary
+from tests.masking import reference
 
 ALL_K = [2, 3, 4, 5, 6, 7]
 NAMES = list(STRATEGIES)

@@ -1,5 +1,6 @@
 """Real processes, started by `accelerate launch`: the same training however it is launched, and no silent fallback."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
+import torch
+from transformers import AutoModelForMaskedLM
 
 from tests.training.golden import GOLDEN_LOSSES
 
@@ -24,7 +27,8 @@ def launch(launcher, *arguments, environment=None):
     return subprocess.run(
         [ACCELERATE, "launch", *launcher, "cmgems/pretrain.py", *arguments],
         cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+        # Two processes on the CPU, also where there is a GPU, which they could not share.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(environment or {})},
         capture_output=True,
         text=True,
         timeout=300,
@@ -89,11 +93,27 @@ def test_deepspeed_resumes_where_it_was_killed(pretrain, tmp_path):
 
 
 @slow
-def test_bf16_with_deepspeed(pretrain):
+def test_deepspeed_in_bf16_exports_the_full_precision_weights(pretrain, tmp_path):
     finished = pretrain(ZERO2, "--training.precision", "bf16")
     assert finished.returncode == 0, finished.stderr
     losses = history("train/loss")
     assert losses[12] < losses[2]
+    folder = tmp_path / "run/models/step-00000012"
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+    weights = AutoModelForMaskedLM.from_pretrained(folder).state_dict()
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values())
+    # Not the rounded copies that the computation uses: these would come back from bf16 as they went in.
+    query = weights["bert.encoder.layer.0.attention.self.query.weight"]
+    assert not torch.equal(query.bfloat16().float(), query)
+
+
+@slow
+def test_the_recipe_decides_on_the_precision(pretrain, tmp_path):
+    (tmp_path / "bf16.json").write_text(json.dumps({"zero_optimization": {"stage": 2}, "bf16": {"enabled": True}}))
+    launcher = (*ZERO2, "--deepspeed_config_file", str(tmp_path / "bf16.json"))
+    finished = pretrain(launcher)
+    check_golden_losses(finished)
+    assert "bf16 gives way to the recipe's fp32" in finished.stdout
 
 
 OWN_DEFAULTS = """

@@ -1,6 +1,7 @@
 """The model computes what BERT computes, for the masked tokens only."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -120,6 +121,33 @@ def test_training_can_start_from_a_saved_model(tmp_path):
     model = build_model(settings, k=3, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), model.parameters(), strict=True))
     assert model.bert.config.hidden_dropout_prob == 0.25
+
+
+def test_training_can_start_from_a_dnabert_style_folder(tmp_path):
+    """Weights as DNABERT's repository has them: pytorch_model.bin, with a pooler and older names of LayerNorm."""
+    source = build_model(SMALL, k=3, seed=5)
+    old = {"weight": "gamma", "bias": "beta"}
+    weights = {
+        re.sub(r"LayerNorm\.(weight|bias)", lambda found: f"LayerNorm.{old[found[1]]}", name): tensor
+        for name, tensor in source.bert.state_dict().items()
+    }
+    weights["bert.pooler.dense.weight"] = torch.zeros(32, 32)
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    bert_config(SMALL, 3).save_pretrained(tmp_path)
+    model = build_model(SMALL.model_copy(update={"init_from": str(tmp_path)}), k=3, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), model.parameters(), strict=True))
+
+
+def test_a_model_without_its_head_is_refused(tmp_path):
+    build_model(SMALL, k=3, seed=5).bert.bert.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"weights are missing, it is not a masked LM: .*cls\.predictions"):
+        build_model(SMALL.model_copy(update={"init_from": str(tmp_path)}), k=3, seed=1)
+
+
+def test_a_model_without_weights_is_refused(tmp_path):
+    bert_config(SMALL, 3).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no weights that can be read"):
+        build_model(SMALL.model_copy(update={"init_from": str(tmp_path)}), k=3, seed=1)
 
 
 @pytest.mark.parametrize(

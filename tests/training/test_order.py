@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from cmgems.training.order import BatchPlan, permute, training_samples, validation_samples
 
-GOLDEN_ORDER = [8, 7, 3, 2, 0, 5, 1, 6, 9, 4]
-GOLDEN_SAMPLES = [3509, 4763, 1663, 2272, 26, 4257]
+GOLDEN_ORDER = [2, 3, 1, 0, 6, 7, 8, 5, 4, 9]
+GOLDEN_SAMPLES = [3503, 1256, 2276, 1114, 297, 2109]
 
 
 def epoch_order(size, seed=7, epoch=0):
@@ -23,7 +23,9 @@ def test_an_epoch_holds_every_window_once(size, seed, epoch):
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-    orders = [epoch_order(1000), epoch_order(1000, epoch=1), epoch_order(1000, seed=8)]
+    # Seed and epoch do not trade places, and are not only told apart by their difference.
+    keys = [(0, 0), (0, 1), (1, 0), (1, 1), (7, 0), (7, 1), (8, 0), (8, 1), (1, 7)]
+    orders = [epoch_order(1000, seed, epoch) for seed, epoch in keys]
     for i, first in enumerate(orders):
         for second in orders[i + 1 :]:
             assert (first == second).sum() < 10  # one place in a thousand agrees by chance

@@ -1,6 +1,7 @@
 """A whole run in one process: what it leaves in its folder and in MLflow, how it stops and how it goes on."""
 
 import json
+import shutil
 
 import mlflow
 import numpy as np
@@ -172,7 +173,8 @@ def test_without_an_output_setting_each_run_gets_a_folder_of_its_own(tiny_recipe
     for _ in range(2):
         pretrain(load_config(["--config", str(tiny_recipe), "--tracking.uri", tracking_uri]))
         forget_accelerator()
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["tiny", "tiny-2"]
+    assert sorted(path.name for path in (tmp_path / "runs/tiny").iterdir()) == ["1", "2"]
+    assert newest_run().info.run_name == "tiny-2"
 
 
 def test_a_non_finite_loss_stops_the_run_and_names_step_and_windows(run, tmp_path, monkeypatch, tiny_corpus):
@@ -210,7 +212,7 @@ def test_windows_longer_than_the_model_are_refused(run):
 
 
 def test_a_missing_corpus_is_refused(run, tmp_path):
-    with pytest.raises(UserError, match="nowhere"):
+    with pytest.raises(UserError, match=r"corpus\.path: .*nowhere"):
         run("--corpus.path", str(tmp_path / "nowhere"))
 
 
@@ -220,6 +222,74 @@ def test_a_missing_corpus_is_prepared_where_the_recipe_says_how(run, tmp_path, t
     arguments = [f"--corpus.prepare.{name}={json.dumps(value)}" for name, value in settings.items()]
     assert run("--corpus.path", str(prepared), *arguments).info.status == "FINISHED"
     assert (prepared / "manifest.json").exists()
+
+
+def test_a_corpus_prepared_otherwise_than_the_recipe_says_is_refused(run, tiny_genome):
+    with pytest.raises(UserError, match=r"corpus\.prepare\.k: 7, the corpus has 4"):
+        run("--corpus.prepare.inputs", json.dumps([str(tiny_genome)]), "--corpus.prepare.k", "7")
+
+
+def test_a_damaged_npmi_table_is_refused(run, tmp_path):
+    (tmp_path / "npmi.csv").write_text("kmer,count,pmi,npmi\nAAAA,1,x,y\n")
+    with pytest.raises(UserError, match=r"npmi\.table: .*npmi\.csv"):
+        run("--npmi.table", str(tmp_path / "npmi.csv"))
+
+
+def test_resume_goes_on_with_the_newest_run_only(tiny_recipe, tracking_uri, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--config", str(tiny_recipe), "--tracking.uri", tracking_uri]
+    pretrain(load_config(arguments))
+    forget_accelerator()
+    (tmp_path / "runs/tiny/2").mkdir()  # a second run that stopped before its first checkpoint
+    pretrain(load_config([*arguments, "--resume", "auto"]))
+    forget_accelerator()
+    assert sorted(path.name for path in (tmp_path / "runs/tiny").iterdir()) == ["1", "2", "3"]
+
+
+def test_a_checkpoint_is_named_and_not_its_output(run, tmp_path):
+    run()
+    checkpoint = str(tmp_path / "run/checkpoints/step-00000008")
+    with pytest.raises(UserError, match="is not the folder of the checkpoint"):
+        run("--resume", checkpoint, "--output", str(tmp_path / "other"))
+    assert run("--resume", checkpoint).info.status == "FINISHED"
+
+
+def test_the_division_of_the_work_may_change_on_resume(run, tmp_path):
+    losses = history(run(), "train/loss")
+    for folder in ("checkpoints/step-00000012", "models/step-00000012"):
+        shutil.rmtree(tmp_path / "run" / folder)
+    resumed = history(run("--resume", "auto", "--training.micro_batch", "25"), "train/loss")
+    assert resumed == pytest.approx(losses, rel=1e-4)
+
+
+def test_half_written_and_half_removed_folders_are_cleared_away(run, tmp_path):
+    run()
+    leftover = tmp_path / "run/checkpoints/step-00000010.partial"
+    leftover.mkdir()
+    shutil.rmtree(tmp_path / "run/checkpoints/step-00000012")
+    run("--resume", "auto")
+    assert not leftover.exists()
+
+
+def test_a_validation_perplexity_that_is_not_finite_stops_the_run(run):
+    nothing = json.dumps([{"name": "nothing", "masking": [{"strategy": "span", "centre_probability": 1e-9}]}])
+    with pytest.raises(NonFiniteLossError, match="under stage 'nothing' is nan after step 4"):
+        run("--curriculum.stages", nothing)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(run, monkeypatch):
+    forward = MaskedLanguageModel.forward
+
+    def steep(self, *arguments, **named):
+        nll = forward(self, *arguments, **named)
+        nll.register_hook(lambda gradient: gradient * float("inf"))
+        return nll
+
+    monkeypatch.setattr(
+        MaskedLanguageModel, "forward", lambda self, *a, **n: (steep if self.training else forward)(self, *a, **n)
+    )
+    with pytest.raises(NonFiniteLossError, match="the gradient is not finite at step 1"):
+        run()
 
 
 @pytest.mark.parametrize(
