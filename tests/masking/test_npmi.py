@@ -154,6 +154,48 @@ def test_a_written_table_is_sorted_and_leaves_no_other_file(tmp_path: Path, huma
     assert [path.name for path in tmp_path.iterdir()] == ["npmi.csv"]
 
 
+def test_the_best_kmers_are_the_first_of_the_written_table(tmp_path: Path) -> None:
+    table = npmi_from_counts(some_counts(3), 3)  # with k-mers of equal rank: those counted less than twice
+    write_npmi(table, tmp_path / "npmi.csv")
+    written = [line.split(",")[0] for line in (tmp_path / "npmi.csv").read_text().splitlines()[1:]]
+    for number in (0, 1, 5, 64):
+        assert table.best(number) == written[:number]
+    assert table.best(1000) == written
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("folder", "folder: this is a folder"),
+        ("absent/npmi.csv", "absent/npmi.csv: there is no folder .*absent"),
+        ("file/npmi.csv", "file/npmi.csv: there is no folder .*file"),
+        ("x" * 300, "x: cannot be written"),
+    ],
+)
+def test_a_table_that_cannot_be_written_is_named_and_leaves_nothing_behind(
+    tmp_path: Path, human_table: NpmiTable, path: str, message: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=message):
+        write_npmi(human_table, tmp_path / path)
+    assert sorted(found.name for found in tmp_path.rglob("*")) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_the_table_that_was_there(
+    tmp_path: Path, human_table: NpmiTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "npmi.csv").write_text("mine")
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(UserError, match=r"npmi\.csv: cannot be written .*No space left"):
+        write_npmi(human_table, tmp_path / "npmi.csv")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("npmi.csv", "mine")]
+
+
 def test_counts_come_in_any_order_and_absent_kmers_count_0(tmp_path: Path) -> None:
     path = tmp_path / "counts.csv"
     path.write_text("count,kmer\n7,GG\n3,AA\n")

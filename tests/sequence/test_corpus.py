@@ -5,7 +5,9 @@ import gzip
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -149,6 +151,79 @@ def test_block_and_batch_sizes_make_no_difference(tmp_path, fasta, monkeypatch):
     assert large.counts.tolist() == small.counts.tolist()
 
 
+def rows_of(dataset) -> list[tuple[str, int, str]]:
+    return [(row["chromosome"], row["start"], row["sequence"]) for row in dataset]
+
+
+def test_the_training_split_of_a_corpus_makes_a_corpus_of_the_same_windows(tmp_path, fasta):
+    prepare(tmp_path / "corpus", fasta)
+    again = prepare(tmp_path / "again", str(tmp_path / "corpus" / "train"))
+    first, second = load_corpus(tmp_path / "corpus"), load_corpus(tmp_path / "again")
+    assert len(again["chromosomes"]) == 3
+    assert not set(second.train["chromosome"]) & set(second.validation["chromosome"])
+    # Windows adjoin each other, so that they are the runs they were cut from: only the choice of chromosomes is new.
+    assert sorted(rows_of(second.train) + rows_of(second.validation)) == sorted(rows_of(first.train))
+
+
+def test_a_whole_corpus_with_one_chromosome_in_both_splits_makes_the_same_corpus(tmp_path):
+    source = write_fasta(tmp_path / "genome.fa", only=random_bases(100_000, 1))
+    prepare(tmp_path / "corpus", source, full_length_share=1)
+    prepare(tmp_path / "again", str(tmp_path / "corpus"), full_length_share=1)
+    first, second = load_corpus(tmp_path / "corpus"), load_corpus(tmp_path / "again")
+    assert max(row["start"] + len(row["sequence"]) for row in second.train) <= min(second.validation["start"])
+    assert second.fingerprint == first.fingerprint
+
+
+@pytest.fixture
+def regions():
+    """Three chromosomes of 20,000 nucleotides in regions of 2,000 that overlap by 500, sorted."""
+    chromosomes = {f"chr{i}": random_bases(20_000, seed=i) for i in range(1, 4)}
+    rows = [(name, start) for name in chromosomes for start in range(0, 18_001, 1_500)]
+    return chromosomes, [(name, start, chromosomes[name][start : start + 2_000]) for name, start in rows]
+
+
+def save_regions(folder: Path, regions: list[tuple[str, int, str]]) -> str:
+    columns = dict(zip(("chromosome", "start", "sequence"), map(list, zip(*regions, strict=True)), strict=True))
+    datasets.Dataset.from_dict(columns).save_to_disk(str(folder))
+    return str(folder)
+
+
+def test_regions_in_shuffled_order_make_the_windows_of_the_genome(tmp_path, regions):
+    chromosomes, rows = regions
+    shuffled = [rows[i] for i in np.random.default_rng(1).permutation(len(rows))]
+    manifest = prepare(tmp_path / "corpus", save_regions(tmp_path / "cut_shuffled", shuffled))
+    prepare(tmp_path / "sorted", save_regions(tmp_path / "cut_sorted", rows))
+    corpus, from_sorted = load_corpus(tmp_path / "corpus"), load_corpus(tmp_path / "sorted")
+    assert sorted(entry["name"] for entry in manifest["chromosomes"]) == ["chr1", "chr2", "chr3"]
+    for split, expected in ((corpus.train, from_sorted.train), (corpus.validation, from_sorted.validation)):
+        assert sorted(rows_of(split)) == sorted(rows_of(expected))
+        for name, start, sequence in rows_of(split):
+            assert chromosomes[name][start : start + len(sequence)] == sequence
+    assert not set(corpus.train["chromosome"]) & set(corpus.validation["chromosome"])
+
+
+def test_overlapping_regions_of_one_chromosome_share_no_position_between_the_splits(tmp_path, regions):
+    _, rows = regions
+    far_out = [(name, 1_000_000 + start, sequence) for name, start, sequence in rows if name == "chr1"]
+    manifest = prepare(tmp_path / "corpus", save_regions(tmp_path / "cut", far_out), validation_share=0.1)
+    corpus = load_corpus(tmp_path / "corpus")
+    [chromosome] = manifest["chromosomes"]
+    assert max(row["start"] + len(row["sequence"]) for row in corpus.train) <= chromosome["validation_start"]
+    assert min(corpus.validation["start"]) >= chromosome["validation_start"]
+    covered = [manifest["splits"][split]["nucleotides"] for split in ("train", "validation")]
+    assert covered[1] / sum(covered) == pytest.approx(0.1, abs=0.01)
+
+
+def test_no_window_reaches_from_one_region_without_a_position_into_the_next(tmp_path):
+    sequences = [random_bases(1_000, seed=i) for i in range(20)]
+    names = [f"chr{i % 3}" for i in range(20)]
+    datasets.Dataset.from_dict({"sequence": sequences, "chromosome": names}).save_to_disk(str(tmp_path / "cut"))
+    prepare(tmp_path / "corpus", str(tmp_path / "cut"))
+    corpus = load_corpus(tmp_path / "corpus")
+    for window in (*corpus.train["sequence"], *corpus.validation["sequence"]):
+        assert any(window in sequence for sequence in sequences)
+
+
 def test_the_fingerprint_is_the_contents(tmp_path):
     first, second = random_bases(20_000, 1), random_bases(2_000, 2)
     source = write_fasta(tmp_path / "genome.fa", a=first, b=second)
@@ -186,17 +261,65 @@ def test_a_damaged_second_input_leaves_nothing_behind(tmp_path, fasta):
     assert left_behind(tmp_path) == []
 
 
-@pytest.mark.parametrize("failure", [OSError("No space left on device"), KeyboardInterrupt()])
-def test_a_failure_while_writing_leaves_nothing_behind(tmp_path, fasta, monkeypatch, failure):
+@pytest.mark.parametrize(
+    ("failure", "raised", "message"),
+    [
+        (
+            OSError(28, "No space left on device"),
+            UserError,
+            "made/corpus: the corpus cannot be written .*No space left",
+        ),
+        (sqlite3.OperationalError("database or disk is full"), UserError, "made/corpus: .*database or disk is full"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+)
+def test_a_failure_while_writing_leaves_nothing_behind(tmp_path, fasta, monkeypatch, failure, raised, message):
     def fail(*_):
-        assert left_behind(tmp_path) == [f".corpus.partial-{corpus_module.os.getpid()}"]
+        [partial] = left_behind(tmp_path / "newly" / "made")
+        assert partial.startswith(".corpus.partial-")
         raise failure
 
     monkeypatch.setattr(corpus_module, "_BATCH", 3_000)
     monkeypatch.setattr(corpus_module, "count_kmers", fail)
-    with pytest.raises(type(failure)):
-        prepare(tmp_path / "corpus", fasta)
+    with pytest.raises(raised, match=message):
+        prepare(tmp_path / "newly" / "made" / "corpus", fasta)
     assert left_behind(tmp_path) == []
+
+
+def test_folders_above_the_output_are_made(tmp_path, fasta):
+    prepare(tmp_path / "newly" / "made" / "corpus", fasta)
+    assert left_behind(tmp_path / "newly" / "made") == ["corpus"]
+
+
+@pytest.mark.parametrize(
+    "output", ["genome.fa/corpus", "genome.fa/deeper/corpus", "x" * 300, "x" * 250, "made/" + "x" * 250]
+)
+def test_an_output_that_cannot_be_made_is_named(tmp_path, fasta, output):
+    with pytest.raises(UserError, match="the corpus cannot be written") as error:
+        prepare(tmp_path / output, fasta)
+    assert str(tmp_path / output) in str(error.value)
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_output_without_permission_is_named(tmp_path, fasta):
+    (tmp_path / "cut").mkdir(mode=0o500)
+    with pytest.raises(UserError, match=r"corpus: the corpus cannot be written .*Permission denied"):
+        prepare(tmp_path / "cut" / "corpus", fasta)
+
+
+def test_of_two_processes_with_one_output_the_slower_one_fails_and_the_corpus_stays(tmp_path, fasta, monkeypatch):
+    def overtaken(*arguments):
+        monkeypatch.setattr(corpus_module, "_write_corpus", write_corpus)
+        prepare(tmp_path / "corpus", fasta, k=4)
+        return write_corpus(*arguments)
+
+    write_corpus = corpus_module._write_corpus
+    monkeypatch.setattr(corpus_module, "_write_corpus", overtaken)
+    with pytest.raises(UserError, match="corpus: another process has written it in the meantime"):
+        prepare(tmp_path / "corpus", fasta, k=5)
+    assert left_behind(tmp_path) == ["corpus"]
+    assert load_corpus(tmp_path / "corpus").k == 4
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from cmgems.config import PrepareConfig
 from cmgems.errors import UserError
 from cmgems.sequence.genomes import Piece
-from cmgems.sequence.split import Chromosome, assign, measure, validation_starts
+from cmgems.sequence.split import SPLITS, Chromosome, assign, measure, validation_starts
 
 
 def config(**settings) -> PrepareConfig:
@@ -14,7 +14,15 @@ def config(**settings) -> PrepareConfig:
 
 def test_measure_counts_all_positions_and_the_ambiguous_ones():
     pieces = [Piece("a", 0, b"NNAC"), Piece("a", 4, b"GTN"), Piece("b", 0, b"A")]
-    assert measure(pieces) == {"a": Chromosome(length=7, ambiguous=3), "b": Chromosome(length=1, ambiguous=0)}
+    sizes = measure(pieces)
+    assert {name: (size.length, size.ambiguous) for name, size in sizes.items()} == {"a": (7, 3), "b": (1, 0)}
+
+
+def test_measure_counts_the_nucleotides_of_regions_and_not_what_is_between_them():
+    pieces = [Piece("a", 100, b"AC"), Piece("a", 102, b"GN"), Piece("a", 500, b"ACGT"), Piece("a", 502, b"GTN")]
+    size = measure(pieces)["a"]
+    assert (size.length, size.ambiguous) == (11, 2)
+    assert size.regions.tolist() == [100, 104, 500, 504, 502, 505]
 
 
 def test_named_chromosomes_validate():
@@ -60,7 +68,31 @@ def test_a_stretch_of_n_is_no_share_of_the_genome():
 
 
 def test_the_end_of_the_only_chromosome_validates():
-    assert validation_starts({"a": Chromosome(1000, 0)}, config(validation_share=0.05)) == {"a": 950}
+    sizes = measure([Piece("a", 0, b"A" * 600), Piece("a", 600, b"C" * 400)])
+    assert validation_starts(sizes, config(validation_share=0.05)) == {"a": 950}
+
+
+@pytest.mark.parametrize(
+    ("regions", "border"),
+    [
+        ([(20_000, 1000)], 20_900),
+        ([(0, 500), (9_000, 500)], 9_400),
+        ([(0, 900), (9_000, 100)], 9_000),
+        ([(0, 950), (9_000, 50)], 900),
+        ([(0, 500), (0, 500)], 450),
+        ([(0, 500), (250, 500)], 650),
+        ([(0, 1000), (400, 100)], 890),
+    ],
+    ids=["far-out", "gap", "last-region", "both-regions", "repeated", "overlapping", "inside-another"],
+)
+def test_the_end_of_the_only_chromosome_is_a_share_of_its_nucleotides_not_of_its_positions(regions, border):
+    pieces = [Piece("a", start, b"A" * length) for start, length in regions]
+    starts = validation_starts(measure(pieces), config(validation_share=0.1))
+    assert starts == {"a": border}
+    nucleotides = dict.fromkeys(SPLITS, 0)
+    for split, piece in assign(pieces, starts):
+        nucleotides[split] += len(piece.bases)
+    assert nucleotides["validation"] / sum(nucleotides.values()) == pytest.approx(0.1, abs=0.001)
 
 
 def test_a_piece_on_both_sides_of_the_border_becomes_two():

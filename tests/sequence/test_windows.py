@@ -5,7 +5,7 @@ import pytest
 
 from cmgems.config import PrepareConfig
 from cmgems.sequence.genomes import Piece, read_bases, read_runs
-from cmgems.sequence.windows import cut
+from cmgems.sequence.windows import cut, cut_chromosome, window_lengths
 
 
 def config(**settings) -> PrepareConfig:
@@ -42,6 +42,31 @@ def test_piece_sizes_make_no_difference(size):
     bases = random_bases(20_000)
     pieces = [Piece("chr1", i, bases[i : i + size]) for i in range(0, len(bases), size)]
     assert list(cut(pieces, config())) == list(cut([Piece("chr1", 0, bases)], config()))
+
+
+def test_regions_of_a_chromosome_go_on_with_the_next_lengths():
+    """Short regions would otherwise all be cut at the same few lengths."""
+    regions = [Piece("chr1", 1_000 * i, random_bases(999, i)) for i in range(1_000)]
+    lengths = tokens(cut(regions, config(window_tokens=100)))
+    assert (lengths == 100).mean() == pytest.approx(0.47, abs=0.03)
+
+
+def test_a_chromosome_cut_in_parts_goes_on_with_the_next_lengths():
+    first, second = Piece("chr1", 0, random_bases(20_000, 1)), Piece("chr1", 30_000, random_bases(20_000, 2))
+    lengths = window_lengths("chr1", config())
+    parts = [*cut_chromosome([first], lengths, config()), *cut_chromosome([second], lengths, config())]
+    assert parts == list(cut([first, second], config()))
+
+
+def test_an_overlapping_region_is_cut_on_its_own():
+    full = config(k=3, window_tokens=6, min_window_tokens=2, full_length_share=1)
+    pieces = [Piece("chr1", 0, b"AAAAAAAAAAAA"), Piece("chr1", 4, b"CCCCCCCCC"), Piece("chr1", 4, b"GGGG")]
+    assert list(cut(pieces, full)) == [
+        ("chr1", 0, "AAAAAAAA"),
+        ("chr1", 8, "AAAA"),
+        ("chr1", 4, "CCCCCCCC"),
+        ("chr1", 4, "GGGG"),
+    ]
 
 
 def test_other_chromosomes_make_no_difference():
