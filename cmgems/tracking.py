@@ -1,7 +1,8 @@
 """The run in MLflow: parameters, metrics, stage switches, artifacts. Rank 0 alone talks to it.
 
 Metrics are grouped by the part of their name before the slash; the MLflow UI shows a section of charts for each, in
-alphabetical order: `curriculum`, `eval_perplexity`, `eval_vs_unigram`, `masking`, `train`, `usage`.
+alphabetical order: `curriculum`, `masking`, `ppl` (validation perplexity), `ppl_vs_unigram`, `train`, `usage`. Charts
+that compare runs show the first dozen letters of a name: hence `ppl`.
 """
 
 import logging

@@ -55,7 +55,7 @@ def test_the_perplexity_trigger_causes_the_switch_after_at_least_three_evaluatio
     trigger = load_config([]).curriculum.stages[0].until
     assert trigger.unit == "perplexity"
     switch = int(run.data.tags["switch.1.step"])
-    before = [value for step, value in history(run, "eval_perplexity/genemask").items() if step <= switch]
+    before = [value for step, value in history(run, "ppl/genemask").items() if step <= switch]
     assert len(before) >= 3
     *earlier, last = [a - b for a, b in pairwise(before)]
     assert all(drop > trigger.below for drop in earlier)
@@ -69,7 +69,7 @@ def test_the_model_ends_below_the_unigram_perplexity_under_every_masking(demo):
     unigram = unigram_perplexity(corpus.counts)
     assert unigram == pytest.approx(math.exp(-sum(p * math.log(p) for p in corpus.counts / corpus.counts.sum())))
     for masking in ("span", "genemask", "global_pmi"):
-        perplexities = history(run, f"eval_perplexity/{masking}")
+        perplexities = history(run, f"ppl/{masking}")
         assert perplexities[max(perplexities)] < 0.5 * unigram
 
 

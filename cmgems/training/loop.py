@@ -190,9 +190,9 @@ class Trainer:
                 f"{self.progress.step}: the run has diverged, or the stage masks no token of the validation windows"
             )
         self.controller.observe(perplexity["stage"])
-        metrics = {f"eval_perplexity/{name}": value for name, value in perplexity.items()}
+        metrics = {f"ppl/{name}": value for name, value in perplexity.items()}
         for name, score in scores.items():
-            metrics[f"eval_vs_unigram/{name}"] = score.perplexity / score.unigram_perplexity
+            metrics[f"ppl_vs_unigram/{name}"] = score.perplexity / score.unigram_perplexity
         self.tracker.metrics(self.progress.step, {k: v for k, v in metrics.items() if math.isfinite(v)})
         display.evaluation(self.progress.step, perplexity, stage)
 

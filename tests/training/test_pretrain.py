@@ -72,7 +72,7 @@ def test_a_run_trains_switches_and_leaves_everything(run, tmp_path, tiny_corpus)
     assert sorted(losses) == [2, 4, 6, 8, 10, 12]
     assert losses[12] < losses[2]
     for masking in ("span", "genemask", "global_pmi", "stage"):
-        assert sorted(history(finished, f"eval_perplexity/{masking}")) == [4, 8, 12]
+        assert sorted(history(finished, f"ppl/{masking}")) == [4, 8, 12]
     stages = history(finished, "curriculum/stage")
     assert (stages[6], stages[7], stages[12]) == (0, 1, 1)
     assert finished.data.tags["switch.1"] == "genemask to global after step 7"
@@ -126,7 +126,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(run, tmp_path, monkeypat
     resumed = run(*settings, "--resume", "auto")
     assert resumed.info.run_id == stopped.info.run_id
     assert resumed.info.status == "FINISHED"
-    for metric in ("train/loss", "train/gradient_norm", "eval_perplexity/stage", "masking/masked_share"):
+    for metric in ("train/loss", "train/gradient_norm", "ppl/stage", "masking/masked_share"):
         expected = history(undisturbed, metric)
         found = history(resumed, metric)
         assert {step: found[step] for step in expected if step > 8} == {s: v for s, v in expected.items() if s > 8}
