@@ -1,4 +1,4 @@
-"""The `cmgems` command: `cmgems prepare`, `cmgems npmi`."""
+"""The `cmgems` command: `cmgems prepare`, `cmgems npmi`, `cmgems sync`."""
 
 import sys
 from pathlib import Path
@@ -75,8 +75,28 @@ class Npmi(Settings):
         return self.k, count_kmers((window["sequence"] for window in windows), self.k)
 
 
+class Sync(Settings):
+    """Send to MLflow what runs could not send while they went on."""
+
+    folders: CliPositionalArg[list[Path]] = Field(min_length=1)
+    """Folders of runs that are over; those that go on send by themselves."""
+
+    def cli_cmd(self) -> None:
+        """Send the rest of each run, and say what was sent; a folder that fails does not keep the others back."""
+        from cmgems import tracking  # here, because it takes seconds to import
+
+        errors = []
+        for folder in self.folders:
+            try:
+                print(tracking.sync(folder))
+            except UserError as error:
+                errors.append(str(error))
+        if errors:
+            raise UserError("\n  ".join(errors))
+
+
 class Commands(BaseSettings):
-    """Corpora and NPMI tables for pretraining DNA language models with cmgems/pretrain.py."""
+    """What goes with cmgems/pretrain.py: corpora, NPMI tables, and sending to MLflow what runs left unsent."""
 
     model_config = SettingsConfigDict(
         cli_prog_name="cmgems", cli_exit_on_error=False, cli_avoid_json=True, cli_hide_none_type=True
@@ -86,6 +106,8 @@ class Commands(BaseSettings):
     """Cut genomes into the windows of a training corpus."""
     npmi: CliSubCommand[Npmi]
     """Compute the NPMI of all k-mers."""
+    sync: CliSubCommand[Sync]
+    """Send to MLflow what runs could not send while they went on."""
 
     def cli_cmd(self) -> None:
         """Run the subcommand."""

@@ -296,7 +296,9 @@ class CheckpointConfig(Settings):
     keep: int = Field(default=2, ge=1)
     """Number of newest checkpoints that are kept."""
     milestones: list[Annotated[int, Field(ge=1)]] = Field(default_factory=lambda: [1000, 10_000])
-    """Steps at which the model is exported for use with transformers; the last step always is."""
+    """Steps whose checkpoints are kept for good, and whose models are exported (as the last step's always is)."""
+    staging: Path | None = None
+    """Fast local folder that checkpoints pass through; empty: /dev/shm where it has room, else the run's folder."""
 
 
 class TrackingConfig(Settings):
@@ -312,6 +314,8 @@ class TrackingConfig(Settings):
     """Optimizer steps between two logged training metrics, which are means over those steps."""
     system_metrics: bool = True
     """Record processor, memory and GPU use."""
+    patience: float = Field(default=60, ge=0)
+    """Seconds to wait at the end of a run for a server that does not answer; `cmgems sync` sends what is left then."""
 
 
 class LaunchConfig(Settings):
@@ -319,12 +323,12 @@ class LaunchConfig(Settings):
 
     distributed: Literal["none", "ddp", "deepspeed"] | None = None
     """Required kind of distribution."""
-    zero_stage: Annotated[int, Field(ge=1, le=3)] | None = None
+    zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
     """Required DeepSpeed ZeRO stage."""
     processes: Annotated[int, Field(ge=1)] | None = None
     """Required number of processes."""
     timeout: int = Field(default=1800, ge=1)
-    """Seconds that a process waits for the others in a collective operation (DeepSpeed's own ones: its default)."""
+    """Seconds that a process waits for one that does not answer, in any operation of several; then the run ends."""
 
 
 class PretrainConfig(Settings):
@@ -337,7 +341,9 @@ class PretrainConfig(Settings):
     output: Path | None = None
     """Folder of checkpoints and models; empty: the next free one of runs/NAME/1, runs/NAME/2 and so on."""
     resume: str = "never"
-    """`never`, `auto` (the newest checkpoint of the newest run, if there is one), or a checkpoint's folder."""
+    """`never`, `auto` (the newest sound checkpoint of the newest run, if any), or a checkpoint's folder."""
+    allow_changed: list[str] = Field(default_factory=list)
+    """Settings or groups in which a resumed run may differ from its checkpoint, such as `training.steps`."""
     corpus: CorpusConfig
     """Training data."""
     npmi: NpmiConfig = NpmiConfig()

@@ -12,7 +12,8 @@ def pretrain(config: PretrainConfig) -> None:
     from cmgems import tracking
     from cmgems.curriculum.controller import Controller
     from cmgems.masking.masker import Masker
-    from cmgems.training import launch, run_folder, setup
+    from cmgems.training import engine, launch, resume, run_folder, setup
+    from cmgems.training.checkpoint import load_checkpoint
     from cmgems.training.display import summarise
     from cmgems.training.evaluation import Validation, unigram_perplexity
     from cmgems.training.loader import Windows
@@ -25,13 +26,13 @@ def pretrain(config: PretrainConfig) -> None:
     run_folder.check_run_folder(config)
 
     accelerator, plan = launch.start_accelerator(config)
-    folder, resumed = run_folder.agree_on_folder(config, accelerator)
+    folder, checkpoint = run_folder.agree_on_folder(config, accelerator)
     identity = run_folder.run_identity(config, corpus, table, launch.launched_as(accelerator))
-    state = run_folder.read_resumable(resumed, identity) if resumed else None
+    resumed = resume.open_checkpoint(accelerator, checkpoint, identity, config.allow_changed) if checkpoint else None
 
     model = build_model(config.model, corpus.k, config.seed)
-    model, optimizer = accelerator.prepare(model, build_optimizer(model, config.optimizer))
-    launch.check_engine(accelerator, model)
+    optimizer = build_optimizer(model, config.optimizer)
+    model, optimizer = engine.prepare(accelerator, model, optimizer, config, plan, bool(resumed and resumed.universal))
     accelerator.print(launch.describe(accelerator, plan, model))
     accelerator.print(f"{setup.describe(corpus, table)}\nrun folder {folder}")
 
@@ -51,17 +52,19 @@ def pretrain(config: PretrainConfig) -> None:
         is_decider=accelerator.is_main_process,
     )
     progress = Progress()
-    if resumed and state:
-        accelerator.load_state(str(resumed))
-        controller.load_state_dict(state.curriculum)
-        progress = Progress(**state.progress)
-        accelerator.print(f"resumed after step {progress.step} from {resumed}")
+    if resumed:
+        load_checkpoint(accelerator, model, optimizer, resumed.weights)
+        controller.load_state_dict(resumed.state.curriculum)
+        progress = Progress(**resumed.state.progress)
+        accelerator.print(resumed.describe(accelerator.num_processes))
 
-    run_id = state.mlflow_run if state else None
+    run_id = resumed.state.mlflow_run if resumed else None
+    exactly = resumed is None or resumed.is_exact(accelerator.num_processes)
     name = run_folder.run_name(config, folder)
-    with tracking.open_run(config, name, corpus, run_id, accelerator.is_main_process) as tracker:
+    with tracking.open_run(config, name, corpus, run_id, accelerator.is_main_process, folder, exactly) as tracker:
         tracker.tags({"launch": launch.describe(accelerator, plan, model), "folder": folder.resolve()})
-        Trainer(
+        tracker.tags(resumed.tags(accelerator.num_processes) if resumed else {})
+        trainer = Trainer(
             config=config,
             accelerator=accelerator,
             plan=plan,
@@ -75,7 +78,9 @@ def pretrain(config: PretrainConfig) -> None:
             folder=folder,
             identity=identity,
             progress=progress,
-        ).run()
+        )
+        with engine.naming_lost_processes(accelerator, config.launch.timeout):
+            trainer.run()
         summary = summarise(config, name, controller, progress.evaluations, progress.seconds, folder)
         tracker.note(summary)
     accelerator.print(summary)

@@ -93,6 +93,8 @@ def test_npmi_of_the_human_counts_that_ship_with_cmgems(tmp_path):
         (["npmi", "--counts", "human", "--output", "/no/such/folder/x.csv"], "there is no folder /no/such/folder"),
         (["npmi", "--counts", "human", "--output", "/dev/null/x.csv"], "/dev/null/x.csv: there is no folder /dev/null"),
         (["npmi", "--counts", "human", "--output", "/"], "/: this is a folder"),
+        (["sync"], "FOLDERS"),
+        (["sync", "/no/such"], "/no/such is not the folder of a run"),
     ],
 )
 def test_a_mistake_gives_one_message_and_exit_code_2(capsys, arguments, message):

@@ -11,6 +11,7 @@ from typing import Any
 
 from cmgems.config import CurriculumConfig, StageConfig
 from cmgems.curriculum.triggers import causing_perplexities, fixed_steps, is_over
+from cmgems.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,12 @@ class Controller:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the state of a checkpoint."""
+        """Take over the state of a checkpoint. Raises UserError if it is in a stage that the curriculum has not."""
+        if state["index"] >= len(self.config.stages):
+            raise UserError(
+                f"curriculum.stages: the checkpoint is in stage {state['index']} (counted from 0), "
+                f"of which this curriculum has {len(self.config.stages)}"
+            )
         self.index = state["index"]
         self.stage_start = state["stage_start"]
         self.perplexities = list(state["perplexities"])

@@ -1,15 +1,22 @@
 """Checkpoints to resume from, and models to use: folders that exist completely or not at all.
 
-Each is written into a folder beside its place, `NAME.partial`, and renamed when all ranks are done.
+A folder is written beside its place, as NAME.partial, and renamed when all of it is there. A checkpoint is first put
+into fast local storage, which is all that training waits for; a thread takes it from there to its place, with a digest
+of every file, by which damage is noticed before anything is loaded.
 """
 
+import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
@@ -17,15 +24,25 @@ from accelerate.utils import DistributedType
 from transformers import BertForMaskedLM
 from transformers.utils.logging import disable_progress_bar
 
+from cmgems.config import CheckpointConfig
 from cmgems.errors import UserError
 from cmgems.sequence.tokenizer import save_tokenizer
+from cmgems.training.staging import StagingFolder
 
 STATE_FILE = "cmgems.json"
+MANIFEST = "manifest.json"
+DEEPSPEED_TAG = "deepspeed"
+WEIGHTS_FILE = "weights.pt"
 
 
 def step_folder(parent: Path, step: int) -> Path:
     """Folder of a checkpoint or an exported model; names sort by step."""
     return parent / f"step-{step:08d}"
+
+
+def checkpoint_step(folder: Path) -> int:
+    """Optimizer steps done when the checkpoint in `folder` was saved."""
+    return int(folder.name.removeprefix("step-"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +51,8 @@ class RunState:
 
     identity: dict[str, Any]
     """What a run that resumes from it must have in common with the one that wrote it."""
+    processes: int
+    """Number of processes that the weights and the optimizer's state are divided over."""
     mlflow_run: str | None
     """Id of the MLflow run to go on with."""
     progress: dict[str, Any]
@@ -42,13 +61,109 @@ class RunState:
     """State of the curriculum controller."""
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, state: RunState) -> None:
-    """Save model, optimizer and run state; collective."""
-    with _complete_or_absent(accelerator, folder) as partial:
-        # Pickled: Accelerate's safetensors drop one of two tied weights, and then miss it at load.
-        accelerator.save_state(str(partial), safe_serialization=False)
-        if accelerator.is_main_process:
-            (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=1))
+class CheckpointWriter:
+    """Saves the checkpoints of a run: `save` returns as soon as the state is in the staging folder."""
+
+    def __init__(self, accelerator: Accelerator, model: Any, optimizer: Any, parent: Path, config: CheckpointConfig):
+        self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
+        self.parent, self.config = parent, config
+        self._staging = StagingFolder(config.staging, parent, _state_bytes(model))
+        self._pending: Future[None] | None = None
+
+    def save(self, step: int, state: RunState) -> None:
+        """Save model, optimizer and run state; collective. Waits for the checkpoint before, if that is not yet done."""
+        self.wait()
+        folder = step_folder(self.parent, step)
+        partial = _partial(folder)
+        if self.accelerator.is_main_process:
+            _clear_leftovers(self.parent)
+            partial.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        staged = self._staging.new()
+        _save_weights(self.accelerator, self.model, self.optimizer, staged)
+        if self.accelerator.is_main_process:
+            _write_json(staged / STATE_FILE, asdict(state))
+        self._pending = _in_background(self._move, staged, partial, folder)
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is complete (rank 0) or this rank's part of it (others). Raises UserError."""
+        if self._pending is None:
+            return
+        try:
+            self._pending.result()
+        except OSError as error:
+            raise UserError(f"a checkpoint cannot be written to {self.parent}: {error}") from error
+        self._pending = None
+
+    def finish(self) -> None:
+        """Return when the last checkpoint is complete; collective. Raises UserError."""
+        self.wait()
+        self.accelerator.wait_for_everyone()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Free the staging folder. After a failure the last checkpoint gets a moment, if all of its parts are there."""
+        if self._pending is not None:
+            with suppress(OSError, TimeoutError):
+                self._pending.result(timeout=5)
+        self._staging.remove()
+
+    def _move(self, staged: Path, partial: Path, folder: Path) -> None:
+        """Take this rank's files to their place; rank 0 then waits for the others and completes the checkpoint."""
+        digests = _move_files(staged, partial)
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        if rank > 0:
+            _write_json(partial / _rank_manifest(rank), digests)
+            return
+        for other in range(1, processes):
+            digests |= _collect(partial / _rank_manifest(other))
+        _write_json(partial / MANIFEST, dict(sorted(digests.items())))
+        _put_in_place(partial, folder)
+        self._drop_old()
+
+    def _drop_old(self) -> None:
+        """Remove all but the newest checkpoints and the milestones."""
+        for folder in checkpoints(self.parent)[: -self.config.keep]:
+            if checkpoint_step(folder) not in self.config.milestones:
+                _remove(folder)
+
+
+def load_checkpoint(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:
+    """Load model and optimizer from what `CheckpointWriter` wrote, or its universal format; collective.
+
+    Learning rate, weight decay and the like stay as the recipe has them.
+    """
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        path, _ = model.load_checkpoint(str(folder), DEEPSPEED_TAG)
+        if path is None:
+            raise RuntimeError(f"DeepSpeed found nothing to load in {folder / DEEPSPEED_TAG}")
+        _separate_step_counts(model.basic_optimizer)
+    else:
+        _load_weights(accelerator, model, optimizer, folder)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
+def _load_weights(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:
+    weights = torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True)
+    accelerator.unwrap_model(model).load_state_dict(weights["model"])
+    optimizer.load_state_dict(weights["optimizer"])
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(weights["scaler"])
+
+
+def _separate_step_counts(optimizer: torch.optim.Optimizer) -> None:
+    """Give each parameter a step count of its own.
+
+    DeepSpeed 0.19.8 loads ZeRO-3's universal format with one tensor for all groups, which then counts every step once
+    a group; it also gives all groups the first one's weight decay.
+    """
+    for state in optimizer.state.values():
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"] = state["step"].clone()
 
 
 def read_state(folder: Path) -> RunState:
@@ -61,35 +176,75 @@ def read_state(folder: Path) -> RunState:
 
 def checkpoints(parent: Path) -> list[Path]:
     """Complete checkpoints in a folder, oldest first."""
-    return sorted(path.parent for path in parent.glob(f"step-*[0-9]/{STATE_FILE}"))
+    return sorted(path.parent for path in parent.glob(f"step-*[0-9]/{MANIFEST}"))
 
 
-def drop_old_checkpoints(accelerator: Accelerator, parent: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
-    if accelerator.is_main_process:
-        for folder in checkpoints(parent)[:-keep]:
-            _remove(folder)
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint: a file that is missing, or not as it was written. None: all is well."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        for name, digest in manifest.items():
+            if _digest(folder / name) != digest:
+                return f"{name} is not what was written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).relative_to(folder)} is missing"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"it cannot be read: {error}"
+    return None
 
 
-def export_model(accelerator: Accelerator, model: torch.nn.Module, k: int, folder: Path) -> None:
+def export_model(accelerator: Accelerator, model: Any, k: int, folder: Path) -> None:
     """Write model and tokenizer so that transformers' Auto classes load them, in float32; collective."""
-    with _complete_or_absent(accelerator, folder) as partial:
-        weights = _full_precision_weights(accelerator, model)
-        if accelerator.is_main_process:
+    weights = _full_precision_weights(accelerator, model)
+    if accelerator.is_main_process:
+        with complete_or_absent(folder) as partial:
             bert = BertForMaskedLM(accelerator.unwrap_model(model).bert.config)
             bert.load_state_dict(weights)
             disable_progress_bar()
             bert.save_pretrained(partial)
             save_tokenizer(partial, k, bert.config.max_position_embeddings)
+    accelerator.wait_for_everyone()
 
 
-def _full_precision_weights(accelerator: Accelerator, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+@contextmanager
+def complete_or_absent(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes its place when all is written; for one process."""
+    partial = _partial(folder)
+    _clear_leftovers(folder.parent)
+    partial.mkdir(parents=True)
+    yield partial
+    _put_in_place(partial, folder)
+
+
+def _save_weights(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:
+    """Write what this rank has to save of model and optimizer; collective.
+
+    Accelerate's own save_state would add random states, which nothing here needs, and bind the checkpoint to a number
+    of processes. Without DeepSpeed every rank has all of it, and rank 0 writes.
+    """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        model.save_checkpoint(str(folder), DEEPSPEED_TAG)
+    elif accelerator.is_main_process:
+        weights = {
+            "model": accelerator.unwrap_model(model).state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
+        }
+        torch.save(weights, folder / WEIGHTS_FILE)
+
+
+def _state_bytes(model: torch.nn.Module) -> int:
+    """Size of model and optimizer on all ranks together, at most: weights in float32 and 16 bit, and two moments."""
+    return 14 * sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+
+
+def _full_precision_weights(accelerator: Accelerator, model: Any) -> dict[str, torch.Tensor]:
     """Weights of the BERT inside `model`, float32 on the CPU: those that the optimizer steps; collective.
 
     In bf16 and fp16 DeepSpeed computes with rounded copies of them, and under ZeRO-3 each process holds a part only.
     """
     parameters = accelerator.unwrap_model(model).bert.named_parameters(remove_duplicate=False)
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+    if accelerator.distributed_type == DistributedType.DEEPSPEED and model.zero_optimization_stage() > 0:
         from deepspeed.utils import safe_get_full_fp32_param
 
         weights = {name: safe_get_full_fp32_param(parameter) for name, parameter in parameters}
@@ -98,22 +253,82 @@ def _full_precision_weights(accelerator: Accelerator, model: torch.nn.Module) ->
     return {name: tensor.detach().float().cpu() for name, tensor in weights.items()}
 
 
-@contextmanager
-def _complete_or_absent(accelerator: Accelerator, folder: Path) -> Iterator[Path]:
-    """A folder for all ranks to write into, which takes its place when all are done."""
-    partial = folder.with_name(folder.name + ".partial")
-    if accelerator.is_main_process:
-        for leftover in folder.parent.glob("*.partial"):  # of a run that was killed while it wrote or removed
-            shutil.rmtree(leftover)
-        partial.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    yield partial
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        if folder.exists():
-            _remove(folder)
-        partial.rename(folder)
-    accelerator.wait_for_everyone()
+def _in_background(function: Callable[..., None], *arguments: Any) -> Future[None]:
+    """Run a function in a thread that does not keep the program from ending, as those of an executor do."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            function(*arguments)
+            future.set_result(None)
+        except Exception as error:  # noqa: BLE001  # raised again where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="checkpoint", daemon=True).start()
+    return future
+
+
+def _move_files(source: Path, target: Path) -> dict[str, str]:
+    """Move all files of a folder into another; returns their digests, by path inside the folder."""
+    digests = {}
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        name = path.relative_to(source)
+        digests[str(name)] = _digest(path)
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, target / name)
+        _flush_to_disk(target / name)
+    shutil.rmtree(source)
+    return digests
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _rank_manifest(rank: int) -> str:
+    """Name of the file by which a rank says that its part is there."""
+    return f"rank-{rank:05d}.json"
+
+
+def _collect(path: Path) -> dict[str, str]:
+    """Digests that another rank has written; waits until they are there, and removes their file.
+
+    Through the file system, since a collective of this thread would cross those of the training.
+    """
+    while not path.exists():
+        time.sleep(0.02)
+    digests: dict[str, str] = json.loads(path.read_text())
+    path.unlink()
+    return digests
+
+
+def _write_json(path: Path, values: Any) -> None:
+    """Write a JSON file that is complete as soon as it is there."""
+    partial = _partial(path)
+    partial.write_text(json.dumps(values, indent=1))
+    partial.rename(path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def _clear_leftovers(parent: Path) -> None:
+    """Remove what a run that was killed while it wrote or removed has left."""
+    for leftover in parent.glob("*.partial"):
+        shutil.rmtree(leftover)
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    if folder.exists():
+        _remove(folder)
+    partial.rename(folder)
 
 
 def _remove(folder: Path) -> None:

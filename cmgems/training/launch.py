@@ -5,12 +5,9 @@ model, and a DeepSpeed config can be passed over without a word. Here each of th
 """
 
 import os
-import signal
-import sys
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,6 +16,7 @@ from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitPr
 
 from cmgems.config import LaunchConfig, PretrainConfig
 from cmgems.errors import UserError
+from cmgems.training.interruption import stop_on_signals
 from cmgems.training.order import BatchPlan
 
 
@@ -27,7 +25,7 @@ def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
     on_gpu = torch.cuda.is_available() and not _asked_for("ACCELERATE_USE_CPU")
     # DeepSpeed calls collectives by names that torch is about to rename: nothing a user could act on.
     warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.distributed")
-    signal.signal(signal.SIGTERM, _exit_on_signal)
+    stop_on_signals()
     several = "RANK" in os.environ  # set by every launcher of several processes
     if launched_with_deepspeed() and not on_gpu:
         _skip_shared_memory_op()
@@ -53,8 +51,6 @@ def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
     check_launch(accelerator, config.launch)
     plan = BatchPlan(config.training.global_batch, accelerator.num_processes, config.training.micro_batch)
     accelerator.gradient_accumulation_steps = plan.accumulation
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        _fill_deepspeed_config(accelerator, config, plan)
     return accelerator, plan
 
 
@@ -77,8 +73,6 @@ def check_launch(accelerator: Accelerator, wanted: LaunchConfig) -> None:
             "DeepSpeed was asked for, but Accelerate runs without it. On a machine without GPUs, `--cpu` and "
             "ACCELERATE_USE_CPU turn DeepSpeed off: leave them out, and keep `use_cpu: false` in the config file"
         )
-    if zero_stage(accelerator) == 0:
-        raise UserError("ZeRO stage 0 partitions nothing: launch with deepspeed_configs/ddp.yaml, which is the same")
     if wanted.distributed is not None and wanted.distributed != kind:
         raise UserError(f"launch.distributed asks for {wanted.distributed}, but this run was launched with {kind}")
     if wanted.zero_stage is not None and wanted.zero_stage != zero_stage(accelerator):
@@ -105,10 +99,9 @@ def zero_stage(accelerator: Accelerator) -> int | None:
 
 
 def launched_as(accelerator: Accelerator) -> str:
-    """Distribution and world size, which a checkpoint is bound to."""
+    """The kind of distribution, which a checkpoint is bound to; DDP and a single process write the same."""
     stage = zero_stage(accelerator)
-    kind = distribution(accelerator) + (f" ZeRO-{stage}" if stage is not None else "")
-    return f"{kind}, {accelerator.num_processes} process(es)"
+    return "deepspeed" if stage is not None else "ddp"
 
 
 def broadcaster(accelerator: Accelerator) -> Callable[[int], int]:
@@ -123,8 +116,10 @@ def broadcaster(accelerator: Accelerator) -> Callable[[int], int]:
 
 def describe(accelerator: Accelerator, plan: BatchPlan, model: torch.nn.Module) -> str:
     """One line for the log: what the run runs under."""
+    stage = zero_stage(accelerator)
     parts = [
-        f"{launched_as(accelerator)} ({type(model).__name__})",
+        f"{distribution(accelerator)}{'' if stage is None else f' ZeRO-{stage}'}{_offloaded(accelerator)}, "
+        f"{accelerator.num_processes} process(es) ({type(model).__name__})",
         f"device {accelerator.device}",
         f"precision {accelerator.mixed_precision}",
         f"global batch {plan.global_batch} = {accelerator.num_processes} x {plan.micro_batch} windows "
@@ -133,14 +128,17 @@ def describe(accelerator: Accelerator, plan: BatchPlan, model: torch.nn.Module) 
     return ", ".join(parts)
 
 
-def check_engine(accelerator: Accelerator, model: Any) -> None:
-    """Raise RuntimeError unless DeepSpeed's engine really has the world size and ZeRO stage of the launch."""
+def _offloaded(accelerator: Accelerator) -> str:
     if distribution(accelerator) != "deepspeed":
-        return
-    found = (type(model).__name__, model.dp_world_size, model.zero_optimization_stage())
-    expected = ("DeepSpeedEngine", accelerator.num_processes, zero_stage(accelerator))
-    if found != expected:
-        raise RuntimeError(f"DeepSpeed's engine, world size and ZeRO stage are {found}, not {expected}")
+        return ""
+    zero = accelerator.state.deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
+    kinds = [kind for kind in ("optimizer", "param") if offload_device(zero, kind) != "none"]
+    return f" with {' and '.join(kinds)} offload" if kinds else ""
+
+
+def offload_device(zero: dict[str, Any], kind: str) -> str:
+    """Device that DeepSpeed's `zero_optimization` block moves the `optimizer` or `param` to; `none` without offload."""
+    return (zero.get(f"offload_{kind}") or {}).get("device") or "none"
 
 
 def _asked_for(variable: str) -> bool:
@@ -148,35 +146,8 @@ def _asked_for(variable: str) -> bool:
     return os.environ.get(variable, "").lower() in ("1", "true", "yes")
 
 
-def _exit_on_signal(number: int, frame: FrameType | None) -> None:
-    """Leave by an exception, so that the MLflow run is closed; launchers send SIGTERM when another rank has died."""
-    signal.signal(number, signal.SIG_IGN)
-    sys.exit(128 + number)
-
-
 def _skip_shared_memory_op() -> None:
     """Keep DeepSpeed from compiling an operator that training on CPU over gloo has no use for (about a minute)."""
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def _fill_deepspeed_config(accelerator: Accelerator, config: PretrainConfig, plan: BatchPlan) -> None:
-    """Give DeepSpeed the recipe's batch and clipping; what a launcher's own config says of them gives way, audibly."""
-    deepspeed = accelerator.state.deepspeed_plugin.deepspeed_config
-    settings = {
-        "train_micro_batch_size_per_gpu": plan.micro_batch,
-        "gradient_accumulation_steps": plan.accumulation,
-        "gradient_clipping": config.optimizer.clip_norm,
-    }
-    deepspeed.pop("train_batch_size", None)  # the product of the others: Accelerate fills it in
-    for name, value in settings.items():
-        if deepspeed.get(name, "auto") not in ("auto", 1, value):
-            accelerator.print(f"DeepSpeed config: {name} {deepspeed[name]} gives way to the recipe's {value}")
-        deepspeed[name] = value
-    for kind in ("bf16", "fp16"):
-        wanted = config.training.precision == kind
-        if deepspeed.get(kind, {}).get("enabled", wanted) not in ("auto", wanted):
-            accelerator.print(f"DeepSpeed config: {kind} gives way to the recipe's {config.training.precision}")
-        deepspeed[kind] = {**deepspeed.get(kind, {}), "enabled": wanted}
-    deepspeed["steps_per_print"] = config.training.steps + 1  # our own log says more

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ from accelerate.utils import gather_object
 
 from cmgems.config import PretrainConfig
 from cmgems.curriculum.controller import Controller
-from cmgems.errors import UserError
+from cmgems.errors import Interrupted, UserError
 from cmgems.masking.masker import MaskedBatch, Masker
 from cmgems.tracking import Tracker
-from cmgems.training import checkpoint
+from cmgems.training.checkpoint import CheckpointWriter, RunState, export_model, step_folder
 from cmgems.training.display import Display
 from cmgems.training.evaluation import Validation, fixed_maskings
+from cmgems.training.interruption import StopRequest, noting_signals
 from cmgems.training.loader import MicroBatch, TrainingRows, Windows, make_loader
 from cmgems.training.metrics import LogWindow
 from cmgems.training.model import encoder_flops, head_flops, learning_rate
@@ -28,6 +29,10 @@ from cmgems.training.order import BatchPlan
 
 class NonFiniteLossError(UserError):
     """The loss became infinite or not a number: most often the learning rate is too high."""
+
+
+class DisagreementError(UserError):
+    """The processes are not in the same stage of the curriculum: memory or network are at fault, or this program."""
 
 
 @dataclass
@@ -64,14 +69,26 @@ class Trainer:
     progress: Progress
 
     def run(self) -> None:
-        """Train to the last step, evaluating, switching stages and saving on the way; collective."""
+        """Train to the last step, evaluating, switching stages and saving on the way; collective.
+
+        Raises Interrupted, with a checkpoint written, at the end of the step in which a signal reached any rank.
+        """
         self._window = LogWindow(self.accelerator.device)
         self._clock = time.perf_counter()
         micro_batches = self._micro_batches()
-        with Display(self.config.training.steps, self.progress.step, self.accelerator.is_main_process) as display:
+        with (
+            Display(self.config.training.steps, self.progress.step, self.accelerator.is_main_process) as display,
+            noting_signals() as request,
+            self._checkpoint_writer() as writer,
+        ):
             while self.progress.step < self.config.training.steps:
-                self._train_step(micro_batches)
-                self._after_step(display)
+                stop = self._train_step(micro_batches, request)
+                self._after_step(display, writer, stop)
+            writer.finish()
+
+    def _checkpoint_writer(self) -> CheckpointWriter:
+        parent = self.folder / "checkpoints"
+        return CheckpointWriter(self.accelerator, self.model, self.optimizer, parent, self.config.checkpoint)
 
     def _micro_batches(self) -> Iterator[MicroBatch]:
         rows = TrainingRows(
@@ -82,7 +99,8 @@ class Trainer:
             make_loader(self.windows, rows, corpus.workers, corpus.prefetch, self.accelerator.device.type == "cuda")
         )
 
-    def _train_step(self, micro_batches: Iterator[MicroBatch]) -> None:
+    def _train_step(self, micro_batches: Iterator[MicroBatch], request: StopRequest) -> bool:
+        """One optimizer step; whether any rank has been asked to stop."""
         started = time.perf_counter()
         step, config = self.progress.step, self.config
         windows = [next(micro_batches).to(self.accelerator.device) for _ in range(self.plan.accumulation)]
@@ -105,35 +123,55 @@ class Trainer:
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             losses.append(loss.detach())
-        self._check_finite(torch.stack(losses), norm, windows)
+        stop = self._compare_ranks(torch.stack(losses), norm, windows, request)
         self.progress.step += 1
         statistics = torch.stack([self.masker.statistics(batch) for batch in masked]).sum(0)
         seconds = time.perf_counter() - started
         self._window.add(statistics, torch.stack(losses).sum(), norm, rate, self._flops(masked), seconds)
+        return stop
 
     def _seed_dropout(self, step: int, micro_step: int) -> None:
         if self.config.model.dropout:
             key = (self.config.seed, step, micro_step, self.accelerator.process_index)
             torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
-    def _check_finite(self, losses: torch.Tensor, norm: float, windows: list[MicroBatch]) -> None:
-        """Raise NonFiniteLossError on all ranks if a micro-batch's loss or the gradient is not finite on any of them.
+    def _compare_ranks(
+        self, losses: torch.Tensor, norm: float, windows: list[MicroBatch], request: StopRequest
+    ) -> bool:
+        """Tell all ranks how the step went on each; whether any has been asked to stop.
 
-        In fp16 a gradient that overflows is part of the game: the loss scale is lowered, and the step left out.
+        Raises on all ranks NonFiniteLossError if a micro-batch's loss or the gradient is not finite on any of them
+        (in fp16 a gradient that overflows is part of the game: the loss scale is lowered, and the step left out), and
+        DisagreementError if not all of them have masked the step under the same stage.
         """
         finite = torch.isfinite(losses)
         bad_gradient = self.config.training.precision != "fp16" and not math.isfinite(norm)
-        found = torch.stack([(~finite).sum(), torch.tensor(bad_gradient, device=finite.device)])
-        bad_losses, bad_gradients = self.accelerator.reduce(found, "sum").tolist()
-        if not (bad_losses or bad_gradients):
-            return
-        if not bad_losses:
+        stages = [index == self.controller.index for index in range(len(self.config.curriculum.stages))]
+        own = [int((~finite).sum()), bad_gradient, request.received is not None, *stages]
+        counts = self.accelerator.reduce(torch.tensor(own, dtype=torch.int64, device=finite.device), "sum").tolist()
+        bad_losses, bad_gradients, stop, *processes_in_stage = counts
+        if max(processes_in_stage) < self.accelerator.num_processes:
+            self._raise_disagreement(processes_in_stage)
+        if bad_losses or bad_gradients:
+            self._raise_not_finite(finite, bool(bad_losses), windows)
+        return bool(stop)
+
+    def _raise_disagreement(self, processes_in_stage: list[int]) -> NoReturn:
+        names = [stage.name for stage in self.config.curriculum.stages]
+        found = ", ".join(f"{n} in '{name}'" for name, n in zip(names, processes_in_stage, strict=True) if n)
+        raise DisagreementError(
+            f"the processes have masked step {self.progress.step + 1} under different stages: {found}. The run stops; "
+            f"the newest checkpoint in {self.folder / 'checkpoints'} is from before"
+        )
+
+    def _raise_not_finite(self, finite: torch.Tensor, is_loss: bool, windows: list[MicroBatch]) -> NoReturn:
+        if not is_loss:
             finite = torch.zeros_like(finite)  # the gradient is of all windows together
         concerned = [window.sample_id for window, fine in zip(windows, finite.tolist(), strict=True) if not fine]
         own = [sample for samples in concerned for sample in samples.tolist() if sample >= 0]
         samples = sorted(gather_object(own))
         raise NonFiniteLossError(
-            f"the {'loss' if bad_losses else 'gradient'} is not finite at step {self.progress.step + 1}; the "
+            f"the {'loss' if is_loss else 'gradient'} is not finite at step {self.progress.step + 1}; the "
             f"micro-batches concerned hold the training windows {samples}. Lower optimizer.learning_rate, or look at "
             f"these windows; the newest checkpoint in {self.folder / 'checkpoints'} is from before"
         )
@@ -142,7 +180,7 @@ class Trainer:
         config = self.accelerator.unwrap_model(self.model).bert.config
         return sum(encoder_flops(config, *m.input_ids.shape) for m in masked)
 
-    def _after_step(self, display: Display) -> None:
+    def _after_step(self, display: Display, writer: CheckpointWriter, stop: bool) -> None:
         step, config = self.progress.step, self.config
         last = step == config.training.steps
         if step % config.tracking.log_every == 0 or last:
@@ -156,10 +194,17 @@ class Trainer:
             self.tracker.perplexity_curve(
                 self.progress.evaluations, self.controller.switches, self.controller.unigram_perplexity
             )
-        if step in config.checkpoint.milestones or last:
+        milestone = step in config.checkpoint.milestones
+        if milestone or last:
             self._export(step)
-        if step % config.checkpoint.every == 0 or last:
-            self._save(display)
+        if step % config.checkpoint.every == 0 or milestone or last or stop:
+            self._save(display, writer)
+        if stop and not last:
+            writer.finish()
+            raise Interrupted(
+                f"stopped by a signal after step {step}; the checkpoint of this step is in {writer.parent}: "
+                "start again with --resume auto to go on"
+            )
 
     def _log_training(self, display: Display) -> None:
         bert = self.accelerator.unwrap_model(self.model).bert.config
@@ -208,24 +253,23 @@ class Trainer:
         self.tracker.metrics(self.progress.step, {"curriculum/stage": self.controller.index})
 
     def _export(self, step: int) -> None:
-        folder = checkpoint.step_folder(self.folder / "models", step)
-        checkpoint.export_model(self.accelerator, self.model, self.windows.k, folder)
+        folder = step_folder(self.folder / "models", step)
+        export_model(self.accelerator, self.model, self.windows.k, folder)
         if step == self.config.training.steps:
             self.tracker.model(folder)
 
-    def _save(self, display: Display) -> None:
+    def _save(self, display: Display, writer: CheckpointWriter) -> None:
         if self._window.steps:  # the checkpoint's totals cover all of its steps
             self._log_training(display)
         self._tick()
-        state = checkpoint.RunState(
+        state = RunState(
             identity=self.identity,
+            processes=self.accelerator.num_processes,
             mlflow_run=self.tracker.run_id,
             progress=asdict(self.progress),
             curriculum=self.controller.state_dict(),
         )
-        parent = self.folder / "checkpoints"
-        checkpoint.save_checkpoint(self.accelerator, checkpoint.step_folder(parent, self.progress.step), state)
-        checkpoint.drop_old_checkpoints(self.accelerator, parent, self.config.checkpoint.keep)
+        writer.save(self.progress.step, state)
 
     def _tick(self) -> None:
         now = time.perf_counter()

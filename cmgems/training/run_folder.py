@@ -3,6 +3,8 @@
 Without the setting `output`, runs stand in runs/NAME/1, runs/NAME/2 and so on.
 """
 
+import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,12 @@ from cmgems.config import PretrainConfig, flatten
 from cmgems.errors import UserError
 from cmgems.masking.npmi import NpmiTable
 from cmgems.sequence.corpus import Corpus
-from cmgems.training.checkpoint import RunState, checkpoints, read_state
+from cmgems.training.checkpoint import checkpoints, damage, read_state
 
 RUNS = Path("runs")
 
 # What may change when a run goes on: where things are, and how work is divided, which leaves the numbers as they are.
-_FREE_GROUPS = ("name", "output", "resume", "corpus", "tracking", "checkpoint", "launch")
+_FREE_GROUPS = ("name", "output", "resume", "allow_changed", "corpus", "tracking", "checkpoint", "launch")
 _FREE_SETTINGS = (
     "training.micro_batch",
     "evaluation.micro_batch",
@@ -42,7 +44,7 @@ def check_run_folder(config: PretrainConfig) -> None:
 
 
 def agree_on_folder(config: PretrainConfig, accelerator: Accelerator) -> tuple[Path, Path | None]:
-    """The run's folder, and the checkpoint to go on from if there is one; collective. Raises UserError on rank 0."""
+    """The run's folder, and the checkpoint to go on from if there is one; collective. Raises UserError."""
     chosen: list[tuple[Path, Path | None] | None] = [None]
     if accelerator.is_main_process:
         checkpoint = _checkpoint_to_resume(config)
@@ -54,7 +56,25 @@ def agree_on_folder(config: PretrainConfig, accelerator: Accelerator) -> tuple[P
         chosen = [(folder, checkpoint)]
     broadcast_object_list(chosen)
     assert chosen[0] is not None
+    _check_shared(chosen[0][0], accelerator)
     return chosen[0]
+
+
+def _check_shared(folder: Path, accelerator: Accelerator) -> None:
+    """Raise UserError unless every process sees the folder that rank 0 has made."""
+    mark = folder / ".shared"
+    if accelerator.is_main_process:
+        mark.touch()
+    accelerator.wait_for_everyone()
+    seen = mark.exists()
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        mark.unlink()
+    if not seen:
+        raise UserError(
+            f"output {folder.resolve()} of rank 0 is not there for rank {accelerator.process_index} on "
+            f"{platform.node()}: the run folder has to be on a file system that all machines share"
+        )
 
 
 def run_name(config: PretrainConfig, folder: Path) -> str:
@@ -74,29 +94,28 @@ def run_identity(config: PretrainConfig, corpus: Corpus, table: NpmiTable, launc
     return {**settings, "corpus": corpus.fingerprint, "npmi": table.fingerprint, "launched as": launched_as}
 
 
-def read_resumable(checkpoint: Path, identity: dict[str, Any]) -> RunState:
-    """State of a checkpoint; UserError naming each point in which the run that wrote it differs from this one."""
-    state = read_state(checkpoint)
-    then = state.identity
-    differences = [
-        f"{key}: {then.get(key)} then, {identity.get(key)} now"
-        for key in {**then, **identity}
-        if then.get(key) != identity.get(key)
-    ]
-    if differences:
-        raise UserError(f"{checkpoint} cannot be resumed by this run:\n  " + "\n  ".join(differences))
-    return state
-
-
 def _checkpoint_to_resume(config: PretrainConfig) -> Path | None:
-    """The checkpoint that `resume` asks for: with `auto` the newest of the newest run, if it has one."""
+    """The checkpoint that `resume` asks for: with `auto` the newest sound one of the newest run, if it has any.
+
+    Raises UserError if the one that is named, or all of those that there are, are damaged.
+    """
     if config.resume == "never":
         return None
     if config.resume != "auto":
-        return Path(config.resume)
+        named = Path(config.resume)
+        if problem := damage(named):
+            raise UserError(f"resume {named}: the checkpoint is damaged: {problem}")
+        return named
     folder = config.output or max(_numbered_folders(config.name), key=_number, default=None)
     found = checkpoints(folder / "checkpoints") if folder else []
-    return found[-1] if found else None
+    for checkpoint in reversed(found):
+        problem = damage(checkpoint)
+        if problem is None:
+            return checkpoint
+        print(f"warning: {checkpoint} is damaged and passed over: {problem}", file=sys.stderr, flush=True)
+    if found:
+        raise UserError(f"resume auto: no checkpoint of {folder} is sound; start a new run with --resume never")
+    return None
 
 
 def _run_of(checkpoint: Path) -> Path:

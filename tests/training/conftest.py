@@ -1,12 +1,15 @@
 """A small genome, its corpus, and a recipe that trains on it within seconds."""
 
+import mlflow
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from cmgems.config import PrepareConfig
+from cmgems.config import PrepareConfig, load_config
+from cmgems.pretrain import pretrain as pretrain_here
 from cmgems.sequence.corpus import load_corpus, prepare_corpus
+from tests.training.launching import forget_accelerator, launch, newest_run
 
 TINY = {
     "name": "tiny",
@@ -72,3 +75,40 @@ def tiny_recipe(tiny_corpus_path, tmp_path_factory):
     path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
     path.write_text(yaml.safe_dump({**TINY, "corpus": {"path": str(tiny_corpus_path), "workers": 0}}))
     return path
+
+
+@pytest.fixture
+def pretrain(tiny_recipe, tmp_path):
+    """Function that launches the tiny recipe into tmp_path / "run" and returns the finished process."""
+
+    def start(launcher, *overrides, environment=None):
+        uri = f"sqlite:///{tmp_path}/mlflow.db"
+        arguments = ["--config", str(tiny_recipe), "--tracking.uri", uri, "--output", str(tmp_path / "run"), *overrides]
+        mlflow.set_tracking_uri(uri)
+        return launch(launcher, *arguments, environment=environment)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def tracking_uri(tmp_path_factory):
+    """An empty tracking store for the tests of a module."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def run(tiny_recipe, tracking_uri, tmp_path):
+    """Function that pretrains in this process, with the tiny recipe and overrides, and returns the MLflow run."""
+
+    def start(*overrides):
+        recipe = () if "--config" in overrides else ("--config", str(tiny_recipe))
+        output = () if "--output" in overrides else ("--output", str(tmp_path / "run"))
+        config = load_config([*recipe, *output, "--tracking.uri", tracking_uri, *overrides])
+        mlflow.set_tracking_uri(tracking_uri)
+        try:
+            pretrain_here(config)
+        finally:
+            forget_accelerator()
+        return newest_run()
+
+    return start

@@ -7,7 +7,7 @@ import pytest
 
 from cmgems.cli import main
 from cmgems.sequence.corpus import load_corpus
-from tests.training.test_launch import ZERO2, launch
+from tests.training.launching import ZERO2, launch
 
 pytestmark = pytest.mark.slow
 

@@ -1,62 +1,18 @@
 """Real processes, started by `accelerate launch`: the same training however it is launched, and no silent fallback."""
 
 import json
-import os
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
-import mlflow
-import psutil
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForMaskedLM
 
-from tests.training.golden import GOLDEN_LOSSES
-
-REPOSITORY = Path(__file__).parents[2]
-ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
-ZERO2 = ("--config_file", "deepspeed_configs/zero2.yaml", "--num_processes", "2")
-DDP = ("--config_file", "deepspeed_configs/ddp.yaml", "--num_processes", "2")
+from tests.training.launching import DDP, REPOSITORY, ZERO2, check_golden_losses, config, history, the_run
 
 slow = pytest.mark.slow
-
-
-def launch(launcher, *arguments, environment=None):
-    """Run the entry script as a user does, from the top of the repository."""
-    return subprocess.run(
-        [ACCELERATE, "launch", *launcher, "cmgems/pretrain.py", *arguments],
-        cwd=REPOSITORY,
-        # Two processes on the CPU, also where there is a GPU, which they could not share.
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-@pytest.fixture
-def pretrain(tiny_recipe, tmp_path):
-    """Function that launches the tiny recipe and returns its finished process, output folder and tracking URI."""
-
-    def start(launcher, *overrides, environment=None):
-        uri = f"sqlite:///{tmp_path}/mlflow.db"
-        arguments = ["--config", str(tiny_recipe), "--tracking.uri", uri, "--output", str(tmp_path / "run"), *overrides]
-        mlflow.set_tracking_uri(uri)
-        return launch(launcher, *arguments, environment=environment)
-
-    return start
-
-
-def history(metric):
-    [run] = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    points = mlflow.MlflowClient().get_metric_history(run.info.run_id, metric)
-    return {point.step: point.value for point in points}
-
-
-def check_golden_losses(finished):
-    assert finished.returncode == 0, finished.stderr
-    assert history("train/loss") == pytest.approx(GOLDEN_LOSSES, rel=1e-4)
 
 
 @slow
@@ -78,18 +34,62 @@ def test_two_processes_with_ddp_train_as_one(pretrain):
 
 
 @slow
-def test_deepspeed_resumes_where_it_was_killed(pretrain, tmp_path):
-    finished = pretrain(ZERO2)
+@pytest.mark.parametrize("name", ["zero0", "zero3_offload"])
+def test_two_processes_train_as_one_without_any_partition_and_with_everything_partitioned(pretrain, tmp_path, name):
+    finished = pretrain(config(name))
     check_golden_losses(finished)
-    losses = history("train/loss")
-    # As after a kill -9 between the checkpoints of steps 8 and 12.
-    for folder in ("checkpoints/step-00000012", "models/step-00000012"):
-        (tmp_path / "run" / folder).rename(tmp_path / folder.replace("/", "-"))
-    resumed = pretrain(ZERO2, "--resume", "auto")
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resumed after step 8" in resumed.stdout
-    again = history("train/loss")
-    assert {step: again[step] for step in (10, 12)} == {step: losses[step] for step in (10, 12)}
+    with_offload = " with optimizer and param offload" if name == "zero3_offload" else ""
+    assert f"deepspeed ZeRO-{name[4]}{with_offload}, 2 process(es) (DeepSpeedEngine)" in finished.stdout
+    assert history("train/gradient_norm")[12] > 0
+    weights = AutoModelForMaskedLM.from_pretrained(tmp_path / "run/models/step-00000012").state_dict()
+    assert weights["bert.encoder.layer.0.attention.self.query.weight"].shape == (32, 32)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", ["zero1", "zero2_offload", "zero3"])
+def test_two_processes_train_as_one_with_every_other_config(pretrain, name):
+    check_golden_losses(pretrain(config(name)))
+
+
+def test_configs_come_in_pairs_for_one_machine_and_for_many():
+    folder = REPOSITORY / "deepspeed_configs"
+    one_machine = [path for path in folder.glob("*.yaml") if "multinode" not in path.name]
+    assert len(one_machine) == 7
+    for path in one_machine:
+        one = yaml.safe_load(path.read_text())
+        many = yaml.safe_load(path.with_name(f"{path.stem}_multinode.yaml").read_text())
+        several = {"num_machines": 2, "same_network": False}
+        if path.stem != "ddp":
+            file = REPOSITORY / one["deepspeed_config"]["deepspeed_config_file"]
+            assert json.loads(file.read_text())["zero_optimization"]["stage"] == int(path.stem[4])
+            several["deepspeed_config"] = {**one["deepspeed_config"], "deepspeed_multinode_launcher": "standard"}
+        assert many == {**one, **several}
+
+
+@slow
+def test_an_optimizer_in_the_deepspeed_config_is_an_error(pretrain, tmp_path):
+    own = {"zero_optimization": {"stage": 2}, "optimizer": {"type": "AdamW", "params": {"lr": 1}}}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    finished = pretrain((*ZERO2, "--deepspeed_config_file", str(tmp_path / "own.json")))
+    assert finished.returncode != 0
+    assert finished.stderr.count("error: the DeepSpeed config has a block 'optimizer'") == 1
+
+
+@slow
+@pytest.mark.skipif(not (shutil.which("g++") and shutil.which("ninja")), reason="needs g++ and ninja")
+def test_deepspeeds_own_adam_is_compiled_once_past_the_lock_of_a_killed_compilation(pretrain, tmp_path):
+    own = {
+        "zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}},
+        "zero_allow_untested_optimizer": True,
+    }
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    extensions = tmp_path / "extensions"
+    (extensions / "cpu_adam").mkdir(parents=True)
+    (extensions / "cpu_adam/lock").touch()
+    launcher = (*ZERO2, "--deepspeed_config_file", str(tmp_path / "own.json"))
+    check_golden_losses(pretrain(launcher, environment={"TORCH_EXTENSIONS_DIR": str(extensions)}))
+    assert (extensions / "cpu_adam/cpu_adam.so").exists()
+    assert not (extensions / "cpu_adam/lock").exists()
 
 
 @slow
@@ -147,17 +147,6 @@ def test_a_users_own_default_config_of_accelerate_does_not_change_the_training(p
     assert "gradient_accumulation_steps 4 gives way to the recipe's 2" in finished.stdout
 
 
-@pytest.mark.matrix
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("micro_batch", [3, 8, 25])
-@pytest.mark.parametrize("processes", [1, 2, 3])
-@pytest.mark.parametrize("config", ["zero2", "ddp"])
-def test_every_launch_trains_the_same(pretrain, config, processes, micro_batch, workers):
-    launcher = ("--config_file", f"deepspeed_configs/{config}.yaml", "--num_processes", str(processes))
-    settings = ("--training.micro_batch", str(micro_batch), "--corpus.workers", str(workers))
-    check_golden_losses(pretrain(launcher, *settings, "--launch.processes", str(processes)))
-
-
 @slow
 def test_a_launch_that_turns_deepspeed_off_is_an_error(pretrain):
     finished = pretrain(ZERO2, environment={"ACCELERATE_USE_CPU": "true"})
@@ -178,8 +167,7 @@ def test_a_loss_that_is_not_finite_ends_both_processes_with_one_message(pretrain
     assert finished.returncode != 0
     assert finished.stderr.count("error: the loss is not finite at step") == 1
     assert "hold the training windows [" in finished.stderr
-    [run] = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    assert run.info.status == "FAILED"
+    assert the_run().info.status == "FAILED"
 
 
 @slow
@@ -195,25 +183,3 @@ def test_a_mistake_is_reported_once_by_two_processes(pretrain):
     finished = pretrain(ZERO2, "--training.stpes", "3")
     assert finished.returncode != 0
     assert finished.stderr.count("error: --training.stpes: unknown setting") == 1
-
-
-@slow
-def test_a_dead_rank_ends_the_run_which_is_marked_failed(tiny_recipe, tmp_path):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    settings = ("--tracking.uri", uri, "--output", str(tmp_path / "run"), "--training.steps", "100000")
-    command = [ACCELERATE, "launch", *ZERO2, "cmgems/pretrain.py", "--config", str(tiny_recipe), *settings]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if line.startswith("step 8 "):
-            [rank_1] = [p for p in psutil.Process(process.pid).children(recursive=True) if is_rank_1(p)]
-            rank_1.kill()
-            break
-    process.communicate(timeout=60)
-    assert process.returncode != 0
-    mlflow.set_tracking_uri(uri)
-    [run] = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    assert run.info.status == "FAILED"
-
-
-def is_rank_1(process):
-    return process.environ().get("RANK") == "1" and "pretrain.py" in " ".join(process.cmdline())

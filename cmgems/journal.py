@@ -1,0 +1,241 @@
+"""What a run has to tell MLflow, in files of the run's folder: nothing waits for a server, and nothing is lost.
+
+- `tracking.jsonl`, the journal: one JSON object a line. A line with `run`, `uri` and `experiment` says where the lines
+  after it belong; the others are the messages, in the order in which they are to be sent.
+- `tracking.sent`: how many bytes of the journal MLflow has.
+- `tracking.lock`: held by the one process that writes and sends.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from cmgems.errors import UserError
+
+JOURNAL = "tracking.jsonl"
+SENT = "tracking.sent"
+LOCK = "tracking.lock"
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 30.0
+
+
+def say(text: str) -> None:
+    """Print a line for the user, above a progress bar if there is one."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def reason(error: Exception) -> str:
+    """First line of an error, its middle left out: clients nest several errors in one message, the cause last."""
+    text = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return text if len(text) <= 210 else f"{text[:100]} ... {text[-100:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where messages belong."""
+
+    uri: str
+    """Tracking URI."""
+    experiment: str
+    """Name of the experiment."""
+    run: str
+    """Id of the MLflow run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A line of the journal."""
+
+    place: Place
+    content: dict[str, Any]
+    end: int
+    """Bytes of the journal up to the end of the line."""
+
+
+class Journal:
+    """The journal of a run's folder, in the hands of this process until `close`.
+
+    Raises UserError where another process has it, or where the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / JOURNAL
+        self.news = threading.Event()  # set by each new message
+        self._writing = threading.Lock()
+        self._lock = FileLock(folder / LOCK, thread_local=False)
+        try:
+            self._lock.acquire(blocking=False)
+            self._file = self.path.open("ab")
+        except Timeout:
+            raise UserError(f"{folder} is in use: its run is going on, and sends to MLflow by itself") from None
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written to: {error}") from None
+        self._end_torn_line()
+        # A run can have moved to another server: its newest place counts, for what is still unsent too.
+        self._places: dict[str, Place] = {}
+        self._current: str | None = None
+        self._sent, self._sent_run = self._find_sent()
+
+    def begin(self, place: Place) -> None:
+        """Say where the messages from now on belong."""
+        if (self._current, self._places.get(place.run)) != (place.run, place):
+            self.append(asdict(place))
+        self._current, self._places[place.run] = place.run, place
+
+    def append(self, content: dict[str, Any]) -> None:
+        """Add a message; it is in the file when this returns."""
+        line = json.dumps(content).encode() + b"\n"
+        with self._writing:
+            self._file.write(line)
+            self._file.flush()
+        self.news.set()
+
+    def messages(self) -> Iterator[Message]:
+        """All messages, sent or not."""
+        return self._read(0, None)
+
+    def unsent(self, limit: int) -> list[Message]:
+        """The first messages, `limit` at most, of those that are not marked as sent."""
+        return list(islice(self._read(self._sent, self._sent_run), limit))
+
+    def count_unsent(self) -> int:
+        """Number of messages that are not marked as sent."""
+        return sum(1 for _ in self._read(self._sent, self._sent_run))
+
+    def mark_sent(self, message: Message) -> None:
+        """Note that the messages up to this one are sent."""
+        partial = self.folder / f"{SENT}.partial"
+        partial.write_text(f"{message.end}\n")
+        partial.replace(self.folder / SENT)
+        self._sent, self._sent_run = message.end, message.place.run
+
+    def close(self) -> None:
+        """Leave the journal to others."""
+        self._file.close()
+        self._lock.release()
+
+    def _end_torn_line(self) -> None:
+        """End a line that a crash cut short, so that the next one is not added to it."""
+        if self._file.tell():
+            with self.path.open("rb") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":
+                    self._file.write(b"\n")
+                    self._file.flush()
+
+    def _find_sent(self) -> tuple[int, str | None]:
+        """Bytes that are sent, at the end of a line, and the run whose messages stand there; notes all places."""
+        try:
+            noted = int((self.folder / SENT).read_text())
+        except (OSError, ValueError):
+            noted = 0  # if that is too little, messages are sent twice, which changes nothing in MLflow
+        sent: tuple[int, str | None] = (0, None)
+        for end, content in self._lines(0):
+            if "run" in content:
+                self._current = content["run"]
+                self._places[content["run"]] = Place(**content)
+            if end <= noted:
+                sent = end, self._current
+        return sent
+
+    def _read(self, start: int, run: str | None) -> Iterator[Message]:
+        """Messages from a byte on, which is in the part of this run."""
+        for end, content in self._lines(start):
+            if "run" in content:
+                run = content["run"]
+            elif run is not None:
+                yield Message(self._places[run], content, end)
+
+    def _lines(self, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """End and content of each complete line from a byte on."""
+        with self.path.open("rb") as file:
+            file.seek(start)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return  # still being written
+                start += len(line)
+                try:
+                    yield start, json.loads(line)
+                except ValueError:
+                    continue  # cut short by a crash: it was never whole
+
+
+class Sender(threading.Thread):
+    """Sends a journal's messages as they come; while that fails, tries again and again. Ends after `finish`.
+
+    `send` is a function that sends a journal's unsent messages, marks them, and yields their numbers on the way. The
+    journal is closed when the thread ends, not before: no other process sends meanwhile.
+    """
+
+    def __init__(self, journal: Journal, uri: str, send: Callable[[Journal], Iterator[int]]) -> None:
+        super().__init__(name="tracking", daemon=True)
+        self._journal, self._uri, self._send = journal, uri, send
+        self._ending, self._stop_now = threading.Event(), threading.Event()
+        self._last_success = time.monotonic()
+        self._away = False
+        self._sent_late = 0
+
+    def run(self) -> None:
+        """Send until all is sent after `finish` was called, or until it has waited long enough."""
+        pause = FIRST_PAUSE
+        while not self._stop_now.is_set():
+            ending = self._ending.is_set()
+            self._journal.news.clear()
+            if self._send_rest(ending):
+                pause = FIRST_PAUSE
+                if ending:
+                    break
+                self._journal.news.wait()
+            elif ending:
+                self._stop_now.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                # The end of the run cuts the pause short.
+                pause = FIRST_PAUSE if self._ending.wait(pause) else min(2 * pause, LONGEST_PAUSE)
+        self._journal.close()
+
+    def finish(self, patience: float, at_most: float | None = None) -> None:
+        """Wait until all is sent: `patience` seconds without anything getting through, and `at_most` altogether."""
+        began = self._last_success = time.monotonic()
+        self._ending.set()
+        self._journal.news.set()
+        while self.is_alive():
+            end = self._last_success + patience
+            left = (end if at_most is None else min(end, began + at_most)) - time.monotonic()
+            if left <= 0:
+                break
+            self.join(min(left, 1))
+        self._stop_now.set()
+
+    def _send_rest(self, ending: bool) -> bool:
+        """Whether all that there is could be sent."""
+        try:
+            for number in self._send(self._journal):
+                self._last_success = time.monotonic()
+                self._sent_late += number
+                if self._stop_now.is_set():
+                    return False
+        except Exception as error:  # noqa: BLE001  # clients let all kinds through, and this thread must outlive them
+            if not self._away and not self._stop_now.is_set():
+                goes_on = "waiting for it" if ending else "training goes on"
+                say(
+                    f"MLflow at {self._uri} does not answer: {goes_on}, metrics are kept in {self._journal.path} "
+                    f"({reason(error)})"
+                )
+                self._away, self._sent_late = True, 0
+            return False
+        if self._away:
+            say(f"MLflow at {self._uri} answers again: {self._sent_late} messages that were kept are sent")
+            self._away = False
+        return True

@@ -1,0 +1,161 @@
+"""Model and optimizer, wrapped for the launch: DeepSpeed's engine or torch's DDP, made to do what the recipe says."""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from accelerate import Accelerator
+from filelock import FileLock
+
+from cmgems.config import PretrainConfig
+from cmgems.errors import UserError
+from cmgems.training.launch import distribution, offload_device, zero_stage
+from cmgems.training.order import BatchPlan
+
+
+class LostProcessError(UserError):
+    """Another process of the run ended, or does not answer."""
+
+    every_process = True
+
+
+def prepare(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: PretrainConfig,
+    plan: BatchPlan,
+    universal: bool,
+) -> tuple[Any, Any]:
+    """Model and optimizer wrapped for the launch, and checked to be what was launched; collective.
+
+    `universal` says that a checkpoint in DeepSpeed's universal format will be loaded. Raises UserError.
+    """
+    with_deepspeed = distribution(accelerator) == "deepspeed"
+    if with_deepspeed:
+        deepspeed = accelerator.state.deepspeed_plugin.deepspeed_config
+        _check_deepspeed_config(deepspeed)
+        _fill_deepspeed_config(accelerator, config, plan)
+        if universal:
+            deepspeed["checkpoint"] = {**deepspeed.get("checkpoint", {}), "load_universal": True}
+        if _wants_compiled_adam(deepspeed):
+            _compile_adam(accelerator)
+    prepared, wrapped = accelerator.prepare(model, optimizer)
+    if with_deepspeed:
+        _check_engine(accelerator, prepared)
+        if prepared.zero_optimization_stage() == 0:
+            _keep_gradient_norm(prepared)
+    _set_timeouts(timedelta(seconds=config.launch.timeout))
+    return prepared, wrapped
+
+
+@contextmanager
+def naming_lost_processes(accelerator: Accelerator, timeout: int) -> Iterator[None]:
+    """Turn torch's errors about a process that died or went silent into one that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        if accelerator.num_processes == 1 or not _is_about_others(error):
+            raise
+        raise LostProcessError(
+            f"rank {accelerator.process_index} has lost another process: it ended, or did not answer for "
+            f"{timeout} s (launch.timeout). What it printed last says why. ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _is_about_others(error: RuntimeError) -> bool:
+    """Whether an error comes from a collective operation: torch has classes for some of them only."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+
+
+def _check_deepspeed_config(deepspeed: dict[str, Any]) -> None:
+    """Raise UserError where the launcher's DeepSpeed config says what the recipe has to say."""
+    for block in ("optimizer", "scheduler"):
+        if block in deepspeed:
+            raise UserError(
+                f"the DeepSpeed config has a block '{block}', but the recipe decides on it (settings optimizer.*): "
+                "remove the block"
+            )
+
+
+def _check_engine(accelerator: Accelerator, model: Any) -> None:
+    """Raise RuntimeError unless DeepSpeed's engine really has the world size and ZeRO stage of the launch."""
+    found = (type(model).__name__, model.dp_world_size, model.zero_optimization_stage())
+    expected = ("DeepSpeedEngine", accelerator.num_processes, zero_stage(accelerator))
+    if found != expected:
+        raise RuntimeError(f"DeepSpeed's engine, world size and ZeRO stage are {found}, not {expected}")
+
+
+def _keep_gradient_norm(engine: Any) -> None:
+    """Make DeepSpeed remember the gradient's norm where it clips without ZeRO and in fp32; elsewhere it does."""
+
+    def clip() -> None:
+        engine._global_grad_norm = torch.nn.utils.clip_grad_norm_(
+            engine.module.parameters(), engine.gradient_clipping()
+        )
+
+    engine.clip_fp32_gradients = clip
+
+
+def _set_timeouts(timeout: timedelta) -> None:
+    """Bound the wait for a silent process in all groups: DeepSpeed makes its own, with a bound of half an hour."""
+    if torch.distributed.is_initialized():
+        for group in list(torch.distributed.distributed_c10d._world.pg_map):
+            torch.distributed.distributed_c10d._set_pg_timeout(timeout, group)
+
+
+def _wants_compiled_adam(deepspeed: dict[str, Any]) -> bool:
+    """Whether Accelerate is going to exchange the optimizer for DeepSpeed's, which is compiled on first use."""
+    offload = offload_device(deepspeed.get("zero_optimization", {}), "optimizer")
+    return offload != "none" and bool(deepspeed.get("zero_force_ds_cpu_optimizer", True))
+
+
+def _compile_adam(accelerator: Accelerator) -> None:
+    """Compile DeepSpeed's Adam on one process of each machine, while the others wait; collective.
+
+    A compilation that was killed leaves a file `lock` behind, for which every later process waits without end. Nobody
+    else compiles while our own lock is held, which ends with its process: what is found then can be removed.
+    """
+    from deepspeed.ops.op_builder import CPUAdamBuilder
+
+    # For each machine, as the code is compiled for its processor.
+    versions = f"{platform.node()}-python{platform.python_version()}-torch{torch.__version__}"
+    default = Path("~/.cache/cmgems/torch_extensions").expanduser() / versions
+    folder = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(default)))
+    folder.mkdir(parents=True, exist_ok=True)
+    with accelerator.local_main_process_first(), FileLock(folder / "cmgems.lock"):
+        (folder / CPUAdamBuilder.NAME / "lock").unlink(missing_ok=True)
+        try:
+            CPUAdamBuilder().load(verbose=False)
+        except (RuntimeError, OSError) as error:
+            raise UserError(
+                f"the DeepSpeed config asks for DeepSpeed's own Adam, which cannot be compiled here: {error}\n"
+                'Put "zero_force_ds_cpu_optimizer": false into it to go on with torch\'s'
+            ) from error
+
+
+def _fill_deepspeed_config(accelerator: Accelerator, config: PretrainConfig, plan: BatchPlan) -> None:
+    """Give DeepSpeed the recipe's batch and clipping; what a launcher's own config says of them gives way, audibly."""
+    deepspeed = accelerator.state.deepspeed_plugin.deepspeed_config
+    settings = {
+        "train_micro_batch_size_per_gpu": plan.micro_batch,
+        "gradient_accumulation_steps": plan.accumulation,
+        "gradient_clipping": config.optimizer.clip_norm,
+    }
+    deepspeed.pop("train_batch_size", None)  # the product of the others: Accelerate fills it in
+    for name, value in settings.items():
+        if deepspeed.get(name, "auto") not in ("auto", 1, value):
+            accelerator.print(f"DeepSpeed config: {name} {deepspeed[name]} gives way to the recipe's {value}")
+        deepspeed[name] = value
+    for kind in ("bf16", "fp16"):
+        wanted = config.training.precision == kind
+        if deepspeed.get(kind, {}).get("enabled", wanted) not in ("auto", wanted):
+            accelerator.print(f"DeepSpeed config: {kind} gives way to the recipe's {config.training.precision}")
+        deepspeed[kind] = {**deepspeed.get(kind, {}), "enabled": wanted}
+    deepspeed["steps_per_print"] = config.training.steps + 1  # our own log says more

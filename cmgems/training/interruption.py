@@ -1,0 +1,58 @@
+"""Signals that ask a run to stop: SIGTERM (schedulers, launchers) and SIGUSR1 (a warning ahead of a time limit).
+
+While the loop runs, the first signal is only noted: at the end of the step all ranks learn of it, whichever got it,
+save a checkpoint and stop. Before and after the loop, and from the second SIGTERM on, the program stops where it is.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from cmgems.errors import Interrupted
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+def stop_on_signals() -> None:
+    """Make the signals end the program by an exception, so that whatever is open gets closed."""
+    for number in SIGNALS:
+        signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise Interrupted(f"stopped by {signal.Signals(number).name}; start again with --resume auto to go on")
+
+
+class StopRequest:
+    """Whether this process has been asked to stop."""
+
+    received: signal.Signals | None = None
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler: take note of the signal; a second SIGTERM stops at once."""
+        if self.received == number == signal.SIGTERM:
+            _stop(number, frame)
+        self.received = signal.Signals(number)
+
+
+@contextmanager
+def noting_signals() -> Iterator[StopRequest]:
+    """While this lasts, signals do not stop the program: they are noted in what it yields.
+
+    When it ends because of a signal, to this rank or to another, later ones are ignored, so that what is open can be
+    closed in peace: a launcher sends SIGTERM to all of its processes as soon as the first of them has ended.
+    """
+    request = StopRequest()
+    before = {number: signal.signal(number, request.note) for number in SIGNALS}
+    stopped = False
+    try:
+        yield request
+    except Interrupted:
+        stopped = True
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if stopped or request.received else handler)

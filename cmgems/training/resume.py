@@ -1,0 +1,141 @@
+"""Going on from a checkpoint: by a run of the same settings, on any number of processes."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
+from cmgems.errors import UserError
+from cmgems.training.checkpoint import DEEPSPEED_TAG, RunState, checkpoint_step, complete_or_absent, read_state
+
+UNIVERSAL = "universal"
+"""Folder inside a checkpoint that holds it in DeepSpeed's universal format, once it was needed."""
+
+# What cannot change, whatever is allowed: the weights and the optimizer's state would not fit.
+_FIXED = ("launched as", "model.layers", "model.hidden", "model.intermediate", "model.heads", "model.max_positions")
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """A checkpoint that a run goes on from."""
+
+    checkpoint: Path
+    state: RunState
+    changes: list[str]
+    """What is different in this run from the one that wrote it, as was allowed."""
+    weights: Path
+    """Where model and optimizer are loaded from: the checkpoint itself, or its universal format."""
+
+    @property
+    def universal(self) -> bool:
+        """Whether the universal format is loaded."""
+        return self.weights != self.checkpoint
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return int(self.state.progress["step"])
+
+    def is_exact(self, processes: int) -> bool:
+        """Whether the run, now of so many processes, repeats bit for bit the steps that it does again."""
+        return not self.changes and processes == self.state.processes
+
+    def differences(self, processes: int) -> list[str]:
+        """What is not as it was."""
+        if processes == self.state.processes:
+            return self.changes
+        return [*self.changes, f"processes: {self.state.processes} then, {processes} now"]
+
+    def describe(self, processes: int) -> str:
+        """Lines for the log."""
+        first = f"resumed after step {self.step} from {self.checkpoint}"
+        return "\n  ".join([first, *self.differences(processes)])
+
+    def tags(self, processes: int) -> dict[str, str]:
+        """The same for MLflow: a tag for each resumption that changed something."""
+        differences = self.differences(processes)
+        return {f"resumed.{self.step}": "; ".join(differences)} if differences else {}
+
+
+def open_checkpoint(
+    accelerator: Accelerator, checkpoint: Path, identity: dict[str, Any], allowed: list[str]
+) -> Resumption:
+    """Make a checkpoint ready for this run to go on from; collective.
+
+    `identity` is what must be as it was, but for the settings in `allowed`. Raises UserError naming what is not.
+    """
+    state, changes = _read(checkpoint, identity, allowed)
+    if accelerator.is_main_process:
+        _set_aside_later(checkpoint)
+    return Resumption(checkpoint, state, changes, _folder_to_load(accelerator, checkpoint, state.processes))
+
+
+def _read(checkpoint: Path, identity: dict[str, Any], allowed: list[str]) -> tuple[RunState, list[str]]:
+    """State of a checkpoint, and the points in which the run that wrote it differs from this one.
+
+    Raises UserError naming them, unless each is in `allowed`, by its own name or by its group's.
+    """
+    state = read_state(checkpoint)
+    then = state.identity
+    keys = [key for key in {**then, **identity} if then.get(key) != identity.get(key)]
+    differences = {key: f"{key}: {then.get(key)} then, {identity.get(key)} now" for key in keys}
+    refused = [key for key in keys if key in _FIXED or not _is_allowed(key, allowed)]
+    if refused:
+        remedy = "" if set(refused) & set(_FIXED) else f"\nIf that is meant: --allow_changed '{json.dumps(refused)}'"
+        reasons = "\n  ".join(differences[key] for key in refused)
+        raise UserError(f"{checkpoint} cannot be resumed by this run:\n  {reasons}{remedy}")
+    return state, list(differences.values())
+
+
+def _is_allowed(key: str, allowed: list[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in allowed)
+
+
+def _set_aside_later(checkpoint: Path) -> None:
+    """Move the checkpoints of later steps out of the way of the run that goes on from this one.
+
+    They are damaged, or of a course that was given up, and would otherwise count as the newest.
+    """
+    aside = checkpoint.parent / "set-aside"
+    for later in checkpoint.parent.glob("step-*[0-9]"):
+        if checkpoint_step(later) > checkpoint_step(checkpoint):
+            aside.mkdir(exist_ok=True)
+            free = next(n for n in count(1) if not (aside / f"{later.name}-{n}").exists())
+            later.rename(aside / f"{later.name}-{free}")
+            print(f"{later} is not the run's future any more: set aside in {aside}", flush=True)
+
+
+def _folder_to_load(accelerator: Accelerator, checkpoint: Path, processes: int) -> Path:
+    """The checkpoint, or its universal format if `processes` others wrote it and its parts do not fit; collective.
+
+    Only ZeRO divides a checkpoint into parts.
+    """
+    divided = (
+        accelerator.distributed_type == DistributedType.DEEPSPEED
+        and accelerator.state.deepspeed_plugin.zero_stage > 0
+        and processes != accelerator.num_processes
+    )
+    if not divided:
+        return checkpoint
+    folder = checkpoint / UNIVERSAL
+    if accelerator.is_main_process and not folder.exists():
+        accelerator.print(f"converting {checkpoint}, of {processes} process(es), for any number of them")
+        with complete_or_absent(folder) as partial:
+            _convert(checkpoint / DEEPSPEED_TAG, partial / DEEPSPEED_TAG)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def _convert(source: Path, target: Path) -> None:
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    finished = subprocess.run(
+        [*command, "--input_folder", str(source), "--output_folder", str(target)], capture_output=True, text=True
+    )
+    if finished.returncode:
+        raise RuntimeError(f"DeepSpeed's conversion of {source} failed:\n{finished.stderr}")

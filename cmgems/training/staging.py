@@ -1,0 +1,61 @@
+"""Fast local storage, by default in memory, that checkpoints pass through on their way to the run's folder."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+MEMORY = Path("/dev/shm")
+_PREFIX = f"cmgems-staging-{os.getuid()}-"
+
+
+class StagingFolder:
+    """A folder of this process's own: the one that is configured, or memory where it has room, or beside `parent`.
+
+    A process that is killed leaves its folder behind: the next one removes every folder whose lock nobody holds.
+    """
+
+    def __init__(self, configured: Path | None, parent: Path, needed_bytes: int) -> None:
+        """`needed_bytes`: what the checkpoints of all processes on this machine may take, at most."""
+        base = configured or _memory_with_room(needed_bytes) or parent
+        base.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(base)
+        name = Path(tempfile.mktemp(prefix=_PREFIX, dir=base))
+        self._lock = FileLock(_lock_file(name))
+        self._lock.acquire()
+        self.path = name
+        self.path.mkdir()
+
+    def new(self) -> Path:
+        """An empty folder."""
+        return Path(tempfile.mkdtemp(dir=self.path))
+
+    def remove(self) -> None:
+        """Free the storage."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.release()
+        _lock_file(self.path).unlink(missing_ok=True)
+
+
+def _memory_with_room(needed_bytes: int) -> Path | None:
+    """The file system in memory, if a checkpoint takes less than half of what is free there."""
+    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2 * needed_bytes else None
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".lock")
+
+
+def _remove_abandoned(base: Path) -> None:
+    for folder in base.glob(_PREFIX + "*"):
+        if not folder.is_dir():
+            continue
+        lock = FileLock(_lock_file(folder), blocking=False)
+        try:
+            with lock:
+                shutil.rmtree(folder, ignore_errors=True)
+        except Timeout:
+            continue  # its process is alive
+        _lock_file(folder).unlink(missing_ok=True)

@@ -1,0 +1,200 @@
+"""The file in which a run keeps what it has to tell MLflow, and the thread that sends it."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from cmgems import journal as journals
+from cmgems.errors import UserError
+from cmgems.journal import Journal, Place, Sender
+
+HERE = Place("sqlite:///here.db", "experiment", "run-a")
+
+
+@pytest.fixture
+def journal(tmp_path):
+    opened = Journal(tmp_path)
+    opened.begin(HERE)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch):
+    monkeypatch.setattr(journals, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(journals, "LONGEST_PAUSE", 0.02)
+
+
+def contents(messages):
+    return [message.content for message in messages]
+
+
+def reopened(journal):
+    journal.close()
+    return Journal(journal.folder)
+
+
+def test_messages_come_back_in_their_order(journal):
+    for number in range(5):
+        journal.append({"number": number})
+    assert contents(journal.unsent(3)) == [{"number": 0}, {"number": 1}, {"number": 2}]
+    assert {message.place for message in journal.messages()} == {HERE}
+
+
+def test_what_is_marked_as_sent_is_not_sent_again_by_another_process(journal):
+    for number in range(5):
+        journal.append({"number": number})
+    journal.mark_sent(journal.unsent(2)[-1])
+    again = reopened(journal)
+    assert contents(again.unsent(9)) == [{"number": 2}, {"number": 3}, {"number": 4}]
+    assert again.count_unsent() == 3
+    assert len(list(again.messages())) == 5
+    again.close()
+
+
+@pytest.mark.parametrize("noted", ["", "17 or so"])
+def test_without_a_note_of_what_was_sent_all_is_sent_again(journal, noted):
+    journal.append({"number": 0})
+    journal.mark_sent(journal.unsent(1)[0])
+    (journal.folder / "tracking.sent").write_text(noted)
+    again = reopened(journal)
+    assert again.count_unsent() == 1
+    again.close()
+
+
+def test_a_journal_that_lost_its_sent_end_goes_on_from_its_new_end(journal):
+    for number in range(3):
+        journal.append({"number": number})
+    journal.mark_sent(journal.unsent(3)[-1])
+    whole = journal.path.read_bytes()
+    journal.path.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))
+    again = reopened(journal)
+    again.append({"number": 3})
+    assert contents(again.unsent(9)) == [{"number": 3}]
+    again.close()
+
+
+def test_a_line_that_a_crash_cut_short_is_passed_over(journal):
+    journal.append({"number": 0})
+    with journal.path.open("ab") as file:
+        file.write(b'{"number": 1, "met')
+    assert contents(journal.unsent(9)) == [{"number": 0}]
+    again = reopened(journal)
+    again.append({"number": 2})
+    assert contents(again.unsent(9)) == [{"number": 0}, {"number": 2}]
+    again.close()
+
+
+def test_messages_of_a_run_that_has_moved_go_to_its_new_place(journal):
+    journal.append({"number": 0})
+    there = Place("http://there", "experiment", HERE.run)
+    again = reopened(journal)
+    again.begin(there)
+    again.append({"number": 1})
+    assert [(m.place, m.content["number"]) for m in again.unsent(9)] == [(there, 0), (there, 1)]
+    again.close()
+
+
+def test_a_second_run_in_the_same_folder_does_not_take_the_first_ones_messages(journal):
+    journal.append({"number": 0})
+    second = Place(HERE.uri, HERE.experiment, "run-b")
+    journal.begin(second)
+    journal.append({"number": 1})
+    again = reopened(journal)
+    again.begin(second)
+    assert [(m.place.run, m.content["number"]) for m in again.unsent(9)] == [("run-a", 0), ("run-b", 1)]
+    assert len(again.path.read_text().splitlines()) == 4
+    again.mark_sent(again.unsent(1)[0])
+    assert [m.place.run for m in again.unsent(9)] == ["run-b"]
+    again.close()
+
+
+def test_a_journal_has_one_process(journal):
+    with pytest.raises(UserError, match="is in use: its run is going on"):
+        Journal(journal.folder)
+    reopened(journal).close()
+
+
+def test_a_folder_that_cannot_be_written_to_is_named():
+    with pytest.raises(UserError, match=r"^/dev/null/run cannot be written to"):
+        Journal(Path("/dev/null/run"))
+
+
+def sending(taken, fail):
+    """A `send` that takes one message at a time, and calls `fail()` before each."""
+
+    def send(journal):
+        while messages := journal.unsent(1):
+            fail()
+            taken.append(messages[0].content)
+            journal.mark_sent(messages[0])
+            yield 1
+
+    return send
+
+
+def test_messages_are_sent_while_the_run_goes_on(tmp_path):
+    journal, taken, arrived = Journal(tmp_path), [], threading.Semaphore(0)
+    journal.begin(HERE)
+    sender = Sender(journal, HERE.uri, sending(taken, arrived.release))
+    sender.start()
+    for number in range(3):
+        journal.append({"number": number})
+        assert arrived.acquire(timeout=60)
+    sender.finish(patience=60)
+    assert taken == [{"number": number} for number in range(3)]
+
+
+@pytest.mark.parametrize("error", [ConnectionError("refused"), KeyError("run"), RuntimeError(), MemoryError()])
+def test_whatever_the_client_raises_is_outlived_and_said_once(tmp_path, capsys, error):
+    journal, taken, failures = Journal(tmp_path), [], iter(range(5))
+
+    def fail():
+        if next(failures, None) is not None:
+            raise error
+
+    journal.begin(HERE)
+    sender = Sender(journal, HERE.uri, sending(taken, fail))
+    for number in range(10):
+        journal.append({"number": number})
+    sender.start()
+    sender.finish(patience=60)
+    assert [message["number"] for message in taken] == list(range(10))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("MLflow at sqlite:///here.db does not answer: ")
+    assert f"metrics are kept in {tmp_path}/tracking.jsonl" in lines[0]
+    assert lines[1] == "MLflow at sqlite:///here.db answers again: 10 messages that were kept are sent"
+
+
+def test_a_client_that_never_comes_back_keeps_the_journal_but_not_the_run(tmp_path):
+    journal, release = Journal(tmp_path), threading.Event()
+    journal.begin(HERE)
+    journal.append({"number": 0})
+    sender = Sender(journal, HERE.uri, sending([], release.wait))
+    sender.start()
+    sender.finish(patience=0.05)
+    assert sender.is_alive()
+    with pytest.raises(UserError, match="is in use"):  # what is under way may still arrive: nobody else sends
+        Journal(tmp_path)
+    release.set()
+    sender.join(60)
+    Journal(tmp_path).close()
+
+
+def test_at_the_end_slow_progress_is_waited_for_but_not_by_a_job_that_is_stopped(tmp_path):
+    def finished(folder, **limits):
+        folder.mkdir()
+        journal = Journal(folder)
+        journal.begin(HERE)
+        for number in range(30):
+            journal.append({"number": number})
+        sender = Sender(journal, HERE.uri, sending([], lambda: threading.Event().wait(0.1)))
+        sender.start()
+        sender.finish(**limits)
+        sender.join(60)
+        return journal.count_unsent()
+
+    assert finished(tmp_path / "finished", patience=2) == 0
+    assert finished(tmp_path / "stopped", patience=2, at_most=0.5) > 0

@@ -1,0 +1,247 @@
+"""Checkpoints in one process: complete or absent, checked before they are used, written behind the training's back."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections import namedtuple
+
+import pytest
+
+from cmgems.errors import INTERRUPTED_EXIT_CODE, Interrupted, UserError, exit_on_user_error
+from cmgems.training import checkpoint, staging
+from cmgems.training.checkpoint import checkpoints, damage
+from cmgems.training.loop import Trainer
+from cmgems.training.staging import StagingFolder
+from tests.training.launching import history_of, newest_run
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def spoil(file):
+    """Change one byte in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_the_newest_checkpoints_and_the_milestones_are_kept(run, tmp_path):
+    run("--checkpoint.every", "2", "--checkpoint.milestones", "[3]")
+    assert names(tmp_path / "run/checkpoints") == ["step-00000003", "step-00000010", "step-00000012"]
+    assert names(tmp_path / "run/models") == ["step-00000003", "step-00000012"]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_newest_sound_one_used(run, tmp_path, capfd):
+    run()
+    newest = tmp_path / "run/checkpoints/step-00000012"
+    spoil(newest / "weights.pt")
+    run("--resume", "auto")
+    printed = capfd.readouterr()
+    assert f"warning: {newest} is damaged and passed over: weights.pt is not what was written" in printed.err
+    assert f"resumed after step 8 from {newest.with_name('step-00000008')}" in printed.out
+    assert names(tmp_path / "run/checkpoints") == ["set-aside", "step-00000008", "step-00000012"]
+    assert names(tmp_path / "run/checkpoints/set-aside") == ["step-00000012-1"]
+    assert damage(newest) is None
+
+
+def test_a_missing_file_is_damage(run, tmp_path):
+    run()
+    [*_, newest] = checkpoints(tmp_path / "run/checkpoints")
+    (newest / "cmgems.json").unlink()
+    assert damage(newest) == "cmgems.json is missing"
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(run, tmp_path):
+    run()
+    for folder in checkpoints(tmp_path / "run/checkpoints"):
+        spoil(folder / "weights.pt")
+    with pytest.raises(UserError, match=r"no checkpoint of .* is sound"):
+        run("--resume", "auto")
+
+
+def test_a_damaged_checkpoint_that_is_named_is_an_error(run, tmp_path):
+    run()
+    named = tmp_path / "run/checkpoints/step-00000008"
+    spoil(named / "weights.pt")
+    with pytest.raises(UserError, match=r"the checkpoint is damaged: weights\.pt is not what was written"):
+        run("--resume", str(named))
+
+
+def test_a_run_goes_on_from_an_older_checkpoint_and_sets_the_newer_aside(run, tmp_path):
+    run()
+    run("--resume", str(tmp_path / "run/checkpoints/step-00000008"))
+    assert names(tmp_path / "run/checkpoints/set-aside") == ["step-00000012-1"]
+
+
+def test_a_checkpoint_is_refused_where_the_run_has_changed_and_the_message_says_how_to_allow_it(run):
+    run()
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.002 then, 0\.5 now") as refused:
+        run("--resume", "auto", "--optimizer.learning_rate", "0.5")
+    assert """--allow_changed '["optimizer.learning_rate"]'""" in str(refused.value)
+
+
+@pytest.mark.parametrize("allowed", ["training.steps", "training"])
+def test_a_run_goes_on_with_changes_that_are_allowed(run, tmp_path, allowed):
+    first = run()
+    longer = run("--resume", "auto", "--training.steps", "16", "--allow_changed", f'["{allowed}"]')
+    assert longer.info.run_id == first.info.run_id
+    assert longer.data.tags["resumed.12"] == "training.steps: 12 then, 16 now"
+    assert max(history_of(longer, "train/loss")) == 16
+
+
+def test_only_what_is_named_is_allowed(run):
+    run()
+    changes = ("--training.steps", "16", "--optimizer.beta1", "0.8")
+    with pytest.raises(UserError, match=r"beta1: 0\.9 then, 0\.8 now") as refused:
+        run("--resume", "auto", *changes, "--allow_changed", '["training.steps"]')
+    assert "training.steps" not in str(refused.value)
+
+
+def test_a_setting_of_the_optimizer_that_is_changed_on_purpose_takes_effect(run, tmp_path, monkeypatch):
+    run()
+    betas = []
+    step = Trainer._train_step
+
+    def watched(self, *arguments):
+        betas.extend(group["betas"] for group in self.optimizer.param_groups)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_train_step", watched)
+    changes = ("--training.steps", "13", "--optimizer.beta1", "0.8")
+    run("--resume", "auto", *changes, "--allow_changed", '["training", "optimizer"]')
+    assert set(betas) == {(0.8, 0.98)}
+
+
+def test_another_architecture_cannot_be_allowed(run):
+    run()
+    with pytest.raises(UserError, match=r"model\.layers: 2 then, 3 now") as refused:
+        run("--resume", "auto", "--model.layers", "3", "--allow_changed", '["model"]')
+    assert "--allow_changed" not in str(refused.value)
+
+
+def test_a_curriculum_that_lacks_the_stage_of_the_checkpoint_is_refused(run):
+    run()
+    one = '[{"name": "only", "masking": [{"strategy": "span", "rate": 0.15}]}]'
+    with pytest.raises(UserError, match="the checkpoint is in stage 1"):
+        run("--resume", "auto", "--curriculum.stages", one, "--allow_changed", '["curriculum"]')
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_gives_a_checkpoint_at_the_end_of_the_step(run, tmp_path, monkeypatch, number):
+    undisturbed = logged_losses(run, "--output", str(tmp_path / "undisturbed"))
+    with monkeypatch.context() as context:
+        context.setattr(Trainer, "_train_step", signalled_in_step(6, number))
+        with pytest.raises(Interrupted, match="after step 6"):
+            run()
+    assert newest_run().info.status == "KILLED"
+    assert names(tmp_path / "run/checkpoints") == ["step-00000004", "step-00000006"]
+    finished = run("--resume", "auto")
+    assert finished.info.status == "FINISHED"
+    assert history_of(finished, "train/loss") == undisturbed
+
+
+def logged_losses(run, *settings):
+    return history_of(run(*settings), "train/loss")
+
+
+def signalled_in_step(number, which):
+    step = Trainer._train_step
+
+    def wrapped(self, *arguments):
+        if self.progress.step + 1 == number:
+            os.kill(os.getpid(), which)
+        return step(self, *arguments)
+
+    return wrapped
+
+
+def test_a_second_sigterm_stops_at_once(run, tmp_path, monkeypatch):
+    once = signalled_in_step(6, signal.SIGTERM)
+    monkeypatch.setattr(Trainer, "_train_step", once)
+    monkeypatch.setattr(Trainer, "_train_step", signalled_in_step(6, signal.SIGTERM))
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        run()
+    assert names(tmp_path / "run/checkpoints") == ["step-00000004"]
+
+
+def test_an_interrupted_program_has_an_exit_code_of_its_own(capsys):
+    with pytest.raises(SystemExit) as ended, exit_on_user_error():
+        raise Interrupted("stopped")
+    assert ended.value.code == INTERRUPTED_EXIT_CODE == 75
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_training_goes_on_while_a_checkpoint_is_on_its_way(run, tmp_path, monkeypatch):
+    move, step = checkpoint._move_files, Trainer._train_step
+    go, steps_meanwhile = threading.Event(), []
+
+    def held_up(*arguments):
+        assert go.wait(60)
+        return move(*arguments)
+
+    def watched(self, *arguments):
+        if self.progress.step >= 4 and not go.is_set():
+            steps_meanwhile.append(self.progress.step + 1)
+            if self.progress.step == 7:  # the next checkpoint has to wait for this one
+                go.set()
+        return step(self, *arguments)
+
+    monkeypatch.setattr(checkpoint, "_move_files", held_up)
+    monkeypatch.setattr(Trainer, "_train_step", watched)
+    run()
+    assert steps_meanwhile == [5, 6, 7, 8]
+    assert [damage(folder) for folder in checkpoints(tmp_path / "run/checkpoints")] == [None, None]
+
+
+def test_a_full_disk_is_one_message_and_leaves_the_older_checkpoint(run, tmp_path, monkeypatch):
+    move = checkpoint._move_files
+
+    def full(source, target):
+        if "00000008" in target.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return move(source, target)
+
+    monkeypatch.setattr(checkpoint, "_move_files", full)
+    with pytest.raises(UserError, match=r"a checkpoint cannot be written to .*: .*No space left on device"):
+        run()
+    assert [folder.name for folder in checkpoints(tmp_path / "run/checkpoints")] == ["step-00000004"]
+
+
+def test_checkpoints_pass_through_the_folder_that_is_configured_and_leave_nothing_there(run, tmp_path, monkeypatch):
+    new, passed = StagingFolder.new, []
+    monkeypatch.setattr(StagingFolder, "new", lambda self: passed.append(new(self)) or passed[-1])
+    run("--checkpoint.staging", str(tmp_path / "fast"))
+    assert len(passed) == 3
+    assert all(folder.is_relative_to(tmp_path / "fast") for folder in passed)
+    assert names(tmp_path / "fast") == []
+
+
+def test_memory_is_used_where_a_checkpoint_takes_less_than_half_of_what_is_free(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(staging, "MEMORY", tmp_path / "memory")
+    (tmp_path / "memory").mkdir()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(free=100))
+    for needed, place in ((49, "memory"), (50, "run")):
+        folder = StagingFolder(None, tmp_path / "run", needed)
+        assert folder.path.parent == tmp_path / place
+        folder.remove()
+    assert names(tmp_path / "memory") == names(tmp_path / "run") == []
+
+
+def test_the_folder_of_a_process_that_was_killed_is_freed_by_the_next_and_that_of_a_living_one_is_not(tmp_path):
+    make = "import sys, pathlib, os; from cmgems.training.staging import StagingFolder; "
+    make += "folder = StagingFolder(pathlib.Path(sys.argv[1]), None, 0); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", make, str(tmp_path)], check=False, timeout=60)
+    [abandoned] = [path for path in tmp_path.iterdir() if path.is_dir()]
+    alive = StagingFolder(tmp_path, tmp_path, 0)
+    assert not abandoned.exists()
+    another = StagingFolder(tmp_path, tmp_path, 0)
+    assert alive.path.exists()
+    alive.remove()
+    another.remove()
+    assert names(tmp_path) == []
