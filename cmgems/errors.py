@@ -1,4 +1,4 @@
-"""How a command ends early: what a user can put right, and signals that ask a run to stop."""
+"""How a command ends early: what a user can put right, signals that ask a run to stop, processes that are lost."""
 
 import os
 import sys
@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 USER_ERROR_EXIT_CODE = 2
+LOST_PROCESS_EXIT_CODE = 1
 INTERRUPTED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 class UserError(Exception):
     """Wrong input or setting. The message names the setting, file or row, and says what to do."""
 
-    every_process = False
-    """Whether each process has a message of its own; otherwise one speaks for all."""
+    def __init__(self, message: str, every_process: bool = False) -> None:
+        """`every_process`: each process that raises it prints it; otherwise one of a machine speaks for all."""
+        super().__init__(message)
+        self.every_process = every_process
 
 
 class Interrupted(Exception):  # noqa: N818  # not an error: the run was asked to stop
@@ -22,7 +25,10 @@ class Interrupted(Exception):  # noqa: N818  # not an error: the run was asked t
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turn a UserError into one message on standard error, once a machine, and exit code 2; of Interrupted, and 75."""
+    """Turn a UserError into one message on standard error and exit code 2, Interrupted into one and exit code 75.
+
+    A process that lost another one, which ended or went silent, says so, and has exit code 1.
+    """
     try:
         yield
     except UserError as error:
@@ -31,6 +37,22 @@ def exit_on_user_error() -> Iterator[None]:
     except Interrupted as interruption:
         _say(str(interruption))
         sys.exit(INTERRUPTED_EXIT_CODE)
+    except RuntimeError as error:
+        if not _is_about_other_processes(error):
+            raise
+        _say(
+            f"error: rank {os.environ.get('RANK')} has lost another process, which ended, or did not answer for as "
+            f"long as launch.timeout allows; what that one printed last says why ({str(error).splitlines()[0]})",
+            every_process=True,
+        )
+        sys.exit(LOST_PROCESS_EXIT_CODE)
+
+
+def _is_about_other_processes(error: RuntimeError) -> bool:
+    """Whether an operation of several processes failed: torch has a class for some of these errors only."""
+    return type(error).__module__.startswith("torch.distributed") or any(
+        name in str(error) for name in ("gloo", "NCCL", "DistBackendError")
+    )
 
 
 def _say(message: str, every_process: bool = False) -> None:

@@ -79,8 +79,7 @@ def pretrain(config: PretrainConfig) -> None:
             identity=identity,
             progress=progress,
         )
-        with engine.naming_lost_processes(accelerator, config.launch.timeout):
-            trainer.run()
+        trainer.run()
         summary = summarise(config, name, controller, progress.evaluations, progress.seconds, folder)
         tracker.note(summary)
     accelerator.print(summary)

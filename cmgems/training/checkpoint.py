@@ -92,7 +92,7 @@ class CheckpointWriter:
         try:
             self._pending.result()
         except OSError as error:
-            raise UserError(f"a checkpoint cannot be written to {self.parent}: {error}") from error
+            raise UserError(f"a checkpoint cannot be written to {self.parent}: {error}", every_process=True) from error
         self._pending = None
 
     def finish(self) -> None:

@@ -2,8 +2,6 @@
 
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,6 @@ from cmgems.config import PretrainConfig
 from cmgems.errors import UserError
 from cmgems.training.launch import distribution, offload_device, zero_stage
 from cmgems.training.order import BatchPlan
-
-
-class LostProcessError(UserError):
-    """Another process of the run ended, or does not answer."""
-
-    every_process = True
 
 
 def prepare(
@@ -53,25 +45,6 @@ def prepare(
             _keep_gradient_norm(prepared)
     _set_timeouts(timedelta(seconds=config.launch.timeout))
     return prepared, wrapped
-
-
-@contextmanager
-def naming_lost_processes(accelerator: Accelerator, timeout: int) -> Iterator[None]:
-    """Turn torch's errors about a process that died or went silent into one that says so."""
-    try:
-        yield
-    except RuntimeError as error:
-        if accelerator.num_processes == 1 or not _is_about_others(error):
-            raise
-        raise LostProcessError(
-            f"rank {accelerator.process_index} has lost another process: it ended, or did not answer for "
-            f"{timeout} s (launch.timeout). What it printed last says why. ({str(error).splitlines()[0]})"
-        ) from error
-
-
-def _is_about_others(error: RuntimeError) -> bool:
-    """Whether an error comes from a collective operation: torch has classes for some of them only."""
-    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)
 
 
 def _check_deepspeed_config(deepspeed: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 from cmgems.config import PretrainConfig, flatten
 from cmgems.errors import UserError
@@ -61,19 +61,18 @@ def agree_on_folder(config: PretrainConfig, accelerator: Accelerator) -> tuple[P
 
 
 def _check_shared(folder: Path, accelerator: Accelerator) -> None:
-    """Raise UserError unless every process sees the folder that rank 0 has made."""
+    """Raise UserError on all processes unless each of them sees the folder that rank 0 has made."""
     mark = folder / ".shared"
     if accelerator.is_main_process:
         mark.touch()
     accelerator.wait_for_everyone()
-    seen = mark.exists()
-    accelerator.wait_for_everyone()
+    machines = gather_object([] if mark.exists() else [platform.node()])
     if accelerator.is_main_process:
         mark.unlink()
-    if not seen:
+    if machines:
         raise UserError(
-            f"output {folder.resolve()} of rank 0 is not there for rank {accelerator.process_index} on "
-            f"{platform.node()}: the run folder has to be on a file system that all machines share"
+            f"output {folder.resolve()}, made by rank 0, is not there for {len(machines)} process(es) on "
+            f"{', '.join(sorted(set(machines)))}: it has to be on a file system that all machines share"
         )
 
 

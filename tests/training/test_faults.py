@@ -1,0 +1,239 @@
+"""Processes that die, go silent, get signals; a tracking server that goes away."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+import requests
+import torch
+from torch import distributed
+
+from cmgems.training import engine
+from tests.training.launching import ENVIRONMENT, REPOSITORY, ZERO2, command, history, the_run
+
+slow = pytest.mark.slow
+
+
+class Started:
+    """A launch of the tiny recipe in two processes, without end."""
+
+    def __init__(self, recipe, folder, uri, *overrides):
+        self.folder, self.log = folder / "run", folder / "log"
+        settings = ["--config", str(recipe), "--tracking.uri", uri, "--output", str(self.folder), *overrides]
+        # Seconds that the launcher leaves its other processes to end by themselves, 30 by default.
+        environment = {**ENVIRONMENT, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "10"}
+        with self.log.open("w") as log:
+            self.launcher = subprocess.Popen(
+                command(ZERO2, *settings), cwd=REPOSITORY, env=environment, stdout=log, stderr=log
+            )
+
+    def wait_for(self, text, seconds=120):
+        """Return when the log has a text."""
+        end = time.monotonic() + seconds
+        while text not in self.log.read_text():
+            assert self.launcher.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.05)
+
+    def rank(self, number):
+        """The process of a rank."""
+        workers = psutil.Process(self.launcher.pid).children(recursive=True)
+        [found] = [w for w in workers if w.environ().get("RANK") == str(number) and w.ppid() == self.launcher.pid]
+        return found
+
+    def end(self, seconds):
+        """Wait for the end of the launcher, which has to come within some seconds; returns the log."""
+        self.launcher.wait(seconds)
+        assert self.launcher.returncode != 0
+        return self.log.read_text()
+
+
+@pytest.fixture
+def start(tiny_recipe, tmp_path):
+    """Function that starts a run, which is ended after the test."""
+    started = []
+
+    def begin(*overrides, uri=f"sqlite:///{tmp_path}/mlflow.db"):
+        mlflow.set_tracking_uri(uri)
+        started.append(Started(tiny_recipe, tmp_path, uri, "--training.steps", "100000", *overrides))
+        return started[-1]
+
+    yield begin
+    for run in started:
+        if run.launcher.poll() is None:
+            family = psutil.Process(run.launcher.pid).children(recursive=True)
+            for process in (*family, psutil.Process(run.launcher.pid)):
+                process.kill()
+            run.launcher.wait()
+
+
+@pytest.mark.parametrize("dies", [pytest.param(0, marks=pytest.mark.matrix), pytest.param(1, marks=slow)])
+def test_a_dead_rank_ends_the_run_within_seconds(start, dies):
+    run = start()
+    run.wait_for("step 8 ")
+    other = run.rank(1 - dies)
+    run.rank(dies).kill()
+    other.wait(20)
+    log = run.end(20)
+    assert f"error: rank {1 - dies} has lost another process" in log
+    if dies == 1:
+        assert the_run().info.status == "FAILED"
+
+
+@slow
+def test_a_silent_rank_ends_the_run_after_the_time_out(start):
+    run = start("--launch.timeout", "5")
+    run.wait_for("step 8 ")
+    silent, other = run.rank(1), run.rank(0)
+    silent.suspend()
+    other.wait(30)
+    log = run.end(60)
+    assert "error: rank 0 has lost another process" in log
+    assert not silent.is_running()
+
+
+def test_all_groups_of_processes_have_the_time_out(tmp_path):
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        own = distributed.new_group([0])  # as DeepSpeed makes them: without our time-out
+        engine._set_timeouts(timedelta(seconds=77))
+        for group in (distributed.group.WORLD, own):
+            assert group._get_backend(torch.device("cpu")).options._timeout == timedelta(seconds=77)
+    finally:
+        distributed.destroy_process_group()
+
+
+@slow
+@pytest.mark.parametrize(("to", "number"), [("rank 1", signal.SIGUSR1), ("launcher", signal.SIGTERM)])
+def test_a_signal_gives_a_checkpoint_on_all_ranks_and_the_run_goes_on_from_there(start, tmp_path, to, number):
+    run = start()
+    run.wait_for("step 8 ")
+    (run.rank(1) if to == "rank 1" else psutil.Process(run.launcher.pid)).send_signal(number)
+    log = run.end(60)
+    [line] = [line for line in log.splitlines() if line.startswith("stopped by a signal after step ")]
+    step = int(line.split("step ")[1].split(";")[0])
+    assert (run.folder / f"checkpoints/step-{step:08d}/manifest.json").exists()
+    if to == "rank 1":
+        assert "exitcode: 75" in log
+    assert the_run().info.status == "KILLED"
+    if to == "launcher":
+        again = start("--resume", "auto")
+        again.wait_for(f"resumed after step {step} ")
+        again.wait_for(f"step {4 * (step // 4) + 8} ")
+        assert the_run().info.status == "RUNNING"
+
+
+class Server:
+    """An MLflow server on loopback."""
+
+    def __init__(self, folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        """Start, and return when it answers."""
+        store = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
+        store += ["--artifacts-destination", str(self.folder / "artifacts")]
+        program = [str(Path(sys.executable).with_name("mlflow")), "server", *store, "--workers", "1"]
+        with (self.folder / "server.log").open("a") as log:
+            self.process = subprocess.Popen(
+                [*program, "--port", str(self.port)], stdout=log, stderr=log, start_new_session=True
+            )
+        end = time.monotonic() + 120
+        while not self.answers():
+            assert time.monotonic() < end, (self.folder / "server.log").read_text()
+            time.sleep(0.2)
+
+    def answers(self):
+        """Whether it is there."""
+        try:
+            return requests.get(f"{self.uri}/health", timeout=2).ok
+        except requests.RequestException:
+            return False
+
+    def kill(self):
+        """Kill -9, with its workers."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path):
+    """An MLflow server that is up."""
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+def outage(start, server, seconds):
+    """Two processes train while their server is away for some seconds; returns the seconds a step before, meanwhile."""
+    # Steps slow enough to be told apart from the noise, and no evaluation, which would be in some of them only.
+    quiet = ("--evaluation.every", "100000", "--checkpoint.every", "100000", "--tracking.log_every", "1")
+    run = start(*quiet, "--training.global_batch", "100", uri=server.uri)
+    run.wait_for("run folder")
+    wait_for_steps(run.folder, 20)
+    server.kill()
+    away_from = steps_done(run.folder)
+    time.sleep(seconds)
+    away_to = steps_done(run.folder)
+    server.start()
+    wait_for_steps(run.folder, steps_done(run.folder) + 20)
+    run.launcher.send_signal(signal.SIGTERM)
+    run.end(60)
+    return run, away_from, away_to
+
+
+def steps_done(folder):
+    journal = folder / "tracking.jsonl"
+    return journal.read_text().count('"train/loss"') if journal.exists() else 0
+
+
+def wait_for_steps(folder, number):
+    end = time.monotonic() + 120
+    while steps_done(folder) < number:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def check_nothing_lost(run, away_from, away_to):
+    log = run.log.read_text()
+    assert "does not answer: training goes on" in log
+    assert "answers again" in log
+    losses = history("train/loss")
+    assert sorted(losses) == list(range(1, max(losses) + 1))
+    assert away_to > away_from + 5
+    points = mlflow.MlflowClient().get_metric_history(the_run().info.run_id, "train/loss")
+    assert len(points) == len(losses)
+    assert the_run().info.status == "KILLED"
+
+
+@slow
+def test_training_goes_on_without_the_tracking_server_and_nothing_is_lost(start, server):
+    check_nothing_lost(*outage(start, server, seconds=6))
+
+
+@pytest.mark.matrix
+def test_a_minute_without_the_tracking_server_leaves_the_step_times_as_they_are(start, server, capsys):
+    run, away_from, away_to = outage(start, server, seconds=60)
+    check_nothing_lost(run, away_from, away_to)
+    seconds = history("usage/seconds_per_step")
+    with_server = sorted(value for step, value in seconds.items() if 5 < step < away_from)
+    without = sorted(value for step, value in seconds.items() if away_from < step < away_to)
+    for name, values in (("with the server", with_server), ("without", without)):
+        middle, slow = values[len(values) // 2], values[int(0.95 * len(values))]
+        with capsys.disabled():
+            print(f"\n{len(values)} steps {name}: median {middle * 1e3:.1f} ms, 95th percentile {slow * 1e3:.1f} ms")
+    # A blocked call would show as a step of seconds.
+    assert max(without) < 2 * max(with_server) + 1
