@@ -69,6 +69,12 @@ def test_the_readme_lists_every_recipe():
     assert listed == set(recipe_names()) - {"demo"}
 
 
+def test_the_launch_configs_that_are_named_exist():
+    for page in (REPOSITORY / "README.md", *DOCS):
+        for name in re.findall(r"deepspeed_configs/[\w.]+\.(?:yaml|json)", page.read_text()):
+            assert (REPOSITORY / name).exists(), name
+
+
 @pytest.mark.parametrize("page", [REPOSITORY / "README.md", *DOCS], ids=lambda path: path.name)
 def test_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

@@ -101,7 +101,7 @@ def zero_stage(accelerator: Accelerator) -> int | None:
 def launched_as(accelerator: Accelerator) -> str:
     """The kind of distribution, which a checkpoint is bound to; DDP and a single process write the same."""
     stage = zero_stage(accelerator)
-    return "deepspeed" if stage is not None else "ddp"
+    return "without DeepSpeed" if stage is None else f"ZeRO-{stage}"
 
 
 def broadcaster(accelerator: Accelerator) -> Callable[[int], int]:
