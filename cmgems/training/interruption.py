@@ -20,6 +20,13 @@ def stop_on_signals() -> None:
         signal.signal(number, _stop)
 
 
+def leave_signals_to_the_parent(worker: int) -> None:
+    """Make a loader worker pass over the signals: schedulers send them to all processes of a job, and training, which
+    ends its workers by itself, still needs them for its last step."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)

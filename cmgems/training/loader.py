@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cmgems.sequence.tokenizer import encode_batch
+from cmgems.training.interruption import leave_signals_to_the_parent
 from cmgems.training.order import BatchPlan, Int64, training_samples, validation_samples
 
 SPECIAL_TOKENS_A_WINDOW = 2
@@ -95,6 +96,7 @@ def make_loader(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
+        worker_init_fn=leave_signals_to_the_parent,
         pin_memory=pin_memory,
         # A generator of its own: a loader otherwise draws its workers' seed from the global one, which moves dropout.
         generator=torch.Generator(),

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import namedtuple
 
+import psutil
 import pytest
 
 from cmgems.errors import INTERRUPTED_EXIT_CODE, Interrupted, UserError, exit_on_user_error
@@ -131,13 +133,15 @@ def test_a_curriculum_that_lacks_the_stage_of_the_checkpoint_is_refused(run):
         run("--resume", "auto", "--curriculum.stages", one, "--allow_changed", '["curriculum"]')
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_gives_a_checkpoint_at_the_end_of_the_step(run, tmp_path, monkeypatch, number):
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 2), (signal.SIGUSR1, 0)])
+def test_a_signal_to_all_processes_gives_a_checkpoint_at_the_end_of_the_step(
+    run, tmp_path, monkeypatch, number, workers
+):
     undisturbed = logged_losses(run, "--output", str(tmp_path / "undisturbed"))
     with monkeypatch.context() as context:
         context.setattr(Trainer, "_train_step", signalled_in_step(6, number))
         with pytest.raises(Interrupted, match="after step 6"):
-            run()
+            run("--corpus.workers", str(workers), "--corpus.prefetch", "1")
     assert newest_run().info.status == "KILLED"
     assert names(tmp_path / "run/checkpoints") == ["step-00000004", "step-00000006"]
     finished = run("--resume", "auto")
@@ -154,6 +158,9 @@ def signalled_in_step(number, which):
 
     def wrapped(self, *arguments):
         if self.progress.step + 1 == number:
+            for worker in psutil.Process().children():  # schedulers do not tell them apart
+                worker.send_signal(which)
+            time.sleep(0.2)
             os.kill(os.getpid(), which)
         return step(self, *arguments)
 
