@@ -56,14 +56,14 @@ def pretrain(config: PretrainConfig) -> None:
         load_checkpoint(accelerator, model, optimizer, resumed.weights)
         controller.load_state_dict(resumed.state.curriculum)
         progress = Progress(**resumed.state.progress)
-        accelerator.print(resumed.describe(accelerator.num_processes))
+        accelerator.print(resumed.describe(plan))
 
     run_id = resumed.state.mlflow_run if resumed else None
-    exactly = resumed is None or resumed.is_exact(accelerator.num_processes)
+    exactly = resumed is None or resumed.is_exact(plan)
     name = run_folder.run_name(config, folder)
     with tracking.open_run(config, name, corpus, run_id, accelerator.is_main_process, folder, exactly) as tracker:
         tracker.tags({"launch": launch.describe(accelerator, plan, model), "folder": folder.resolve()})
-        tracker.tags(resumed.tags(accelerator.num_processes) if resumed else {})
+        tracker.tags(resumed.tags(plan) if resumed else {})
         trainer = Trainer(
             config=config,
             accelerator=accelerator,

@@ -53,6 +53,8 @@ class RunState:
     """What a run that resumes from it must have in common with the one that wrote it."""
     processes: int
     """Number of processes that the weights and the optimizer's state are divided over."""
+    micro_batch: int
+    """Windows that a process computed at once."""
     mlflow_run: str | None
     """Id of the MLflow run to go on with."""
     progress: dict[str, Any]

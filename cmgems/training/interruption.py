@@ -49,17 +49,15 @@ class StopRequest:
 def noting_signals() -> Iterator[StopRequest]:
     """While this lasts, signals do not stop the program: they are noted in what it yields.
 
-    When it ends because of a signal, to this rank or to another, later ones are ignored, so that what is open can be
-    closed in peace: a launcher sends SIGTERM to all of its processes as soon as the first of them has ended.
+    When it ends by an exception, signals are ignored from then on, so that what is open can be closed and the reason
+    be said: a launcher sends SIGTERM to all of its processes as soon as the first of them has ended.
     """
     request = StopRequest()
     before = {number: signal.signal(number, request.note) for number in SIGNALS}
-    stopped = False
+    failed = True
     try:
         yield request
-    except Interrupted:
-        stopped = True
-        raise
+        failed = False
     finally:
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if stopped or request.received else handler)
+            signal.signal(number, signal.SIG_IGN if failed else handler)

@@ -5,6 +5,7 @@ on every rank, however far ahead the workers have read.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,21 @@ class ValidationRows:
             slots = self.plan.slots(micro_step, self.rank)
             samples = validation_samples(slots, self.plan.global_batch, self.size, self.seed)
             yield np.zeros_like(samples), samples
+
+
+@contextmanager
+def iterating(loader: DataLoader[Any]) -> Iterator[Iterator[MicroBatch]]:
+    """An iterator over a loader, whose workers have ended when this ends.
+
+    Left to itself the iterator ends them when nothing refers to it any more. That can be after the interpreter has
+    begun to wait for them at its exit: without end, as they pass over the SIGTERM that it sends.
+    """
+    iterator = iter(loader)
+    try:
+        yield iterator
+    finally:
+        if loader.num_workers:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def make_loader(

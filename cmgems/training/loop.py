@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch.utils.data import DataLoader
 
 from cmgems.config import PretrainConfig
 from cmgems.curriculum.controller import Controller
@@ -21,7 +22,7 @@ from cmgems.training.checkpoint import CheckpointWriter, RunState, export_model,
 from cmgems.training.display import Display
 from cmgems.training.evaluation import Validation, fixed_maskings
 from cmgems.training.interruption import StopRequest, noting_signals
-from cmgems.training.loader import MicroBatch, TrainingRows, Windows, make_loader
+from cmgems.training.loader import MicroBatch, TrainingRows, Windows, iterating, make_loader
 from cmgems.training.metrics import LogWindow
 from cmgems.training.model import encoder_flops, head_flops, learning_rate
 from cmgems.training.order import BatchPlan
@@ -75,9 +76,9 @@ class Trainer:
         """
         self._window = LogWindow(self.accelerator.device)
         self._clock = time.perf_counter()
-        micro_batches = self._micro_batches()
         with (
             Display(self.config.training.steps, self.progress.step, self.accelerator.is_main_process) as display,
+            iterating(self._loader()) as micro_batches,
             noting_signals() as request,
             self._checkpoint_writer() as writer,
         ):
@@ -90,14 +91,12 @@ class Trainer:
         parent = self.folder / "checkpoints"
         return CheckpointWriter(self.accelerator, self.model, self.optimizer, parent, self.config.checkpoint)
 
-    def _micro_batches(self) -> Iterator[MicroBatch]:
+    def _loader(self) -> DataLoader[Any]:
         rows = TrainingRows(
             self.plan, len(self.windows.split), self.config.seed, self.accelerator.process_index, self.progress.step
         )
         corpus = self.config.corpus
-        return iter(
-            make_loader(self.windows, rows, corpus.workers, corpus.prefetch, self.accelerator.device.type == "cuda")
-        )
+        return make_loader(self.windows, rows, corpus.workers, corpus.prefetch, self.accelerator.device.type == "cuda")
 
     def _train_step(self, micro_batches: Iterator[MicroBatch], request: StopRequest) -> bool:
         """One optimizer step; whether any rank has been asked to stop."""
@@ -264,7 +263,8 @@ class Trainer:
         self._tick()
         state = RunState(
             identity=self.identity,
-            processes=self.accelerator.num_processes,
+            processes=self.plan.processes,
+            micro_batch=self.plan.micro_batch,
             mlflow_run=self.tracker.run_id,
             progress=asdict(self.progress),
             curriculum=self.controller.state_dict(),

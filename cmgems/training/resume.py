@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType
 
 from cmgems.errors import UserError
 from cmgems.training.checkpoint import DEEPSPEED_TAG, RunState, checkpoint_step, complete_or_absent, read_state
+from cmgems.training.order import BatchPlan
 
 UNIVERSAL = "universal"
 """Folder inside a checkpoint that holds it in DeepSpeed's universal format, once it was needed."""
@@ -42,24 +43,28 @@ class Resumption:
         """Optimizer steps done."""
         return int(self.state.progress["step"])
 
-    def is_exact(self, processes: int) -> bool:
-        """Whether the run, now of so many processes, repeats bit for bit the steps that it does again."""
-        return not self.changes and processes == self.state.processes
+    def is_exact(self, plan: BatchPlan) -> bool:
+        """Whether the run, its work now divided so, repeats bit for bit the steps that it does again."""
+        return not self.differences(plan)
 
-    def differences(self, processes: int) -> list[str]:
+    def differences(self, plan: BatchPlan) -> list[str]:
         """What is not as it was."""
-        if processes == self.state.processes:
-            return self.changes
-        return [*self.changes, f"processes: {self.state.processes} then, {processes} now"]
+        pairs = {
+            "processes": (self.state.processes, plan.processes),
+            "micro-batch": (self.state.micro_batch, plan.micro_batch),
+        }
+        return [
+            *self.changes,
+            *(f"{name}: {then} then, {now} now" for name, (then, now) in pairs.items() if then != now),
+        ]
 
-    def describe(self, processes: int) -> str:
+    def describe(self, plan: BatchPlan) -> str:
         """Lines for the log."""
-        first = f"resumed after step {self.step} from {self.checkpoint}"
-        return "\n  ".join([first, *self.differences(processes)])
+        return "\n  ".join([f"resumed after step {self.step} from {self.checkpoint}", *self.differences(plan)])
 
-    def tags(self, processes: int) -> dict[str, str]:
+    def tags(self, plan: BatchPlan) -> dict[str, str]:
         """The same for MLflow: a tag for each resumption that changed something."""
-        differences = self.differences(processes)
+        differences = self.differences(plan)
         return {f"resumed.{self.step}": "; ".join(differences)} if differences else {}
 
 

@@ -1,0 +1,240 @@
+"""cmgems/pretrain.py with a recording around it, and with faults on demand:
+
+    TRACE=FOLDER [FAULT="kill 0.1 s after step 7"] accelerate launch ... tests/training/driver.py --config RECIPE ...
+
+Each rank appends one JSON line an optimizer step to FOLDER/rank-R.jsonl; its exit code is in FOLDER/rank-R.exit. A line
+holds what happened on this rank in the step, taken where it happened:
+
+    step            counted from 1
+    stage           name of the stage that the controller was in
+    strategies      names of the masking strategies that ran
+    micro_batches   for each the real rows, in their order: [epoch, sample id, digest of the masked row]
+    loss, norm      sum over the rank's masked tokens, and the gradient's norm, as float.hex
+    masked_tokens   number of the rank's masked tokens
+
+The faults are in FAULTS below. A "kill" ends all processes of the launch, its launcher included, by SIGKILL; the fault
+that did it is in FOLDER/killed.
+"""
+
+import functools
+import json
+import os
+import re
+import sys
+import threading
+import time
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+
+import psutil
+
+from cmgems.config import load_config
+from cmgems.curriculum.controller import Controller
+from cmgems.errors import exit_on_user_error
+from cmgems.masking import strategies
+from cmgems.masking.masker import Masker
+from cmgems.pretrain import pretrain
+from cmgems.training import checkpoint
+from cmgems.training.loop import Trainer
+from cmgems.training.metrics import LogWindow
+
+RANK = int(os.environ.get("RANK", "0"))
+TRACE = Path(os.environ["TRACE"])
+FAULT = os.environ.get("FAULT", "")
+
+
+def wrap(owner, name, before=None, after=None):
+    """Have a function of a module, or a method of a class, call `before` with its arguments, `after` with its result
+    in front of them."""
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def wrapped(*arguments, **options):
+        if before:
+            before(*arguments)
+        result = original(*arguments, **options)
+        if after:
+            after(result, *arguments)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def record_steps():
+    """Write a line after each optimizer step."""
+    file = (TRACE / f"rank-{RANK}.jsonl").open("a")
+    line = {}
+
+    def begin(trainer, *_):
+        # What validation masks between two steps goes away here.
+        line.update(micro_batches=[], strategies=set())
+
+    def note_strategy(name):
+        line.setdefault("strategies", set()).add(name)
+
+    def note_rows(masked, _masker, _ids, epoch, sample_id, _masking):
+        rows = zip(epoch.tolist(), sample_id.tolist(), digests(masked), strict=True)
+        line.setdefault("micro_batches", []).append([row for row in rows if row[1] >= 0])
+
+    def note_loss(_window, statistics, loss, norm, *_):
+        line.update(loss=float(loss).hex(), norm=float(norm).hex(), masked_tokens=int(statistics[0]))
+
+    def end(_stop, trainer, *_):
+        line.update(step=trainer.progress.step, stage=trainer.controller.stage.name)
+        file.write(json.dumps({**line, "strategies": sorted(line["strategies"])}) + "\n")
+        file.flush()
+
+    for name, select in strategies.STRATEGIES.items():
+        strategies.STRATEGIES[name] = announced(select, functools.partial(note_strategy, name))
+    wrap(Masker, "__call__", after=note_rows)
+    wrap(LogWindow, "add", before=note_loss)
+    wrap(Trainer, "_train_step", before=begin, after=end)
+
+
+def announced(function, announce):
+    """The function, which calls `announce` whenever it runs."""
+
+    def announcing(*arguments):
+        announce()
+        return function(*arguments)
+
+    return announcing
+
+
+def digests(masked):
+    """Digest of each row's masked input, mask and labels; of its valid tokens only, so that padding has no say."""
+    for ids, chosen, labels, valid in zip(
+        masked.input_ids.cpu(), masked.masked.cpu(), masked.labels.cpu(), masked.attention_mask.cpu(), strict=True
+    ):
+        parts = (row[valid].numpy().tobytes() for row in (ids, chosen, labels))
+        yield blake2b(b"".join(parts), digest_size=8).hexdigest()
+
+
+def kill_after_step(seconds, step):
+    """Kill at a moment after a step, or after the first one of this launch if that is later."""
+    timer = threading.Timer(float(seconds), kill_launch)
+    timer.daemon = True
+
+    def start_timer(_stop, trainer, *_):
+        if trainer.progress.step >= int(step) and not timer.is_alive():
+            timer.start()
+
+    if RANK == 0:
+        wrap(Trainer, "_train_step", after=start_timer)
+
+
+def kill_in_switch(moment, number):
+    """Kill when rank 0 is about to make the N-th change of stage, when it alone has made it, or when all have."""
+
+    def is_next(controller, index, _step):
+        return index != controller.index and len(controller.switches) + 1 == int(number)
+
+    def is_done(switch, controller, *_):
+        return switch is not None and len(controller.switches) == int(number)
+
+    def wait_for_the_others(*arguments):
+        if is_done(*arguments):
+            time.sleep(0.3)  # they do not get far: rank 0 has to take part in what comes next
+
+    if RANK > 0 and moment == "within":
+        wrap(Controller, "_enter", before=lambda *arguments: is_next(*arguments) and time.sleep(60))
+    elif RANK == 0 and moment == "before":
+        wrap(Controller, "_enter", before=kill_if(is_next))
+    elif RANK == 0:
+        if moment == "after":
+            wrap(Controller, "advance", after=wait_for_the_others)
+        wrap(Controller, "advance", after=kill_if(is_done))
+
+
+def kill_in_checkpoint(moment, step):
+    """Kill while a checkpoint is written: its state not yet staged (staging), one file of it moved (move), all of it
+    there but for its name (rename); or while it is removed again, without one of its files (removal)."""
+    folder = checkpoint.step_folder(Path("checkpoints"), int(step))
+
+    def is_staged(path, values):
+        return path.name == checkpoint.STATE_FILE and values["progress"]["step"] == int(step)
+
+    def is_moved(path):
+        return f"{folder}.partial/" in str(path)
+
+    def is_renamed(_partial, to):
+        return to.parts[-2:] == folder.parts
+
+    def is_removed(path):
+        if not str(path).endswith(f"{folder}.removed.partial"):
+            return False
+        (path / checkpoint.STATE_FILE).unlink()
+        return True
+
+    owner, name, condition = {
+        "staging": (checkpoint, "_write_json", is_staged),
+        "move": (checkpoint, "_flush_to_disk", is_moved),
+        "rename": (checkpoint, "_put_in_place", is_renamed),
+        "removal": (checkpoint.shutil, "rmtree", is_removed),
+    }[moment]
+    if RANK == 0:
+        wrap(owner, name, before=kill_if(condition))
+
+
+def kill_if(condition):
+    """Function that kills the launch when its arguments meet a condition."""
+    return lambda *arguments: condition(*arguments) and kill_launch()
+
+
+def go_astray(rank, stage, step):
+    """Have one rank mask a step under a stage of its own."""
+
+    def set_stage(trainer, *_):
+        if trainer.progress.step + 1 == int(step):
+            trainer.controller.index = int(stage)
+
+    if int(rank) == RANK:
+        wrap(Trainer, "_train_step", before=set_stage)
+
+
+FAULTS = {
+    r"kill ([\d.]+) s after step (\d+)": kill_after_step,
+    r"kill (before|within|after) switch (\d+)": kill_in_switch,
+    r"kill in the (staging|move|rename|removal) of checkpoint (\d+)": kill_in_checkpoint,
+    r"rank (\d+) goes to stage (\d+) at step (\d+)": go_astray,
+}
+
+
+def kill_launch():
+    """End all processes of this launch at once, as a machine that goes down does."""
+    own = psutil.Process()
+    launcher = own.parent()
+    assert launcher.environ().get("TRACE") == str(TRACE), f"{launcher} has not launched this"
+    others = [process for process in launcher.children(recursive=True) if process != own]
+    (TRACE / "killed").write_text(FAULT)
+    for process in (launcher, *others):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    own.kill()
+
+
+def main():
+    """The run, recorded."""
+    config = load_config(sys.argv[1:])
+    record_steps()
+    # Wrapped around the recording: a fault after a step comes after its line.
+    if FAULT:
+        [(arguments, fault)] = [(m.groups(), fault) for p, fault in FAULTS.items() if (m := re.fullmatch(p, FAULT))]
+        fault(*arguments)
+    pretrain(config)
+
+
+if __name__ == "__main__":
+    code = 0
+    try:
+        with exit_on_user_error():
+            main()
+    except SystemExit as end:
+        code = end.code
+        raise
+    except BaseException:
+        code = 1
+        raise
+    finally:
+        (TRACE / f"rank-{RANK}.exit").write_text(str(code))
