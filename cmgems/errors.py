@@ -41,8 +41,8 @@ def exit_on_user_error() -> Iterator[None]:
         if not _is_about_other_processes(error):
             raise
         _say(
-            f"error: rank {os.environ.get('RANK')} has lost another process, which ended, or did not answer for as "
-            f"long as launch.timeout allows; what that one printed last says why ({str(error).splitlines()[0]})",
+            f"error: rank {os.environ.get('RANK')} has lost another process: that one ended, and has printed why; or "
+            f"it did not answer within launch.timeout; or the network is not set up for them to meet: {error}",
             every_process=True,
         )
         sys.exit(LOST_PROCESS_EXIT_CODE)

@@ -63,7 +63,9 @@ def pretrain(config: PretrainConfig) -> None:
     name = run_folder.run_name(config, folder)
     with tracking.open_run(config, name, corpus, run_id, accelerator.is_main_process, folder, exactly) as tracker:
         tracker.tags({"launch": launch.describe(accelerator, plan, model), "folder": folder.resolve()})
-        tracker.tags(resumed.tags(plan) if resumed else {})
+        if resumed and accelerator.is_main_process:
+            tracker.tags(resumed.tags(plan))
+            resume.set_aside_later(resumed.checkpoint)
         trainer = Trainer(
             config=config,
             accelerator=accelerator,

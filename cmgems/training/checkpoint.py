@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ STATE_FILE = "cmgems.json"
 MANIFEST = "manifest.json"
 DEEPSPEED_TAG = "deepspeed"
 WEIGHTS_FILE = "weights.pt"
+_ERROR = "error"
 
 
 def step_folder(parent: Path, step: int) -> Path:
@@ -66,9 +68,18 @@ class RunState:
 class CheckpointWriter:
     """Saves the checkpoints of a run: `save` returns as soon as the state is in the staging folder."""
 
-    def __init__(self, accelerator: Accelerator, model: Any, optimizer: Any, parent: Path, config: CheckpointConfig):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: Any,
+        optimizer: Any,
+        parent: Path,
+        config: CheckpointConfig,
+        timeout: float,
+    ) -> None:
+        """`timeout`: seconds that rank 0 waits for the others to write their part."""
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
-        self.parent, self.config = parent, config
+        self.parent, self.config, self.timeout = parent, config, timeout
         self._staging = StagingFolder(config.staging, parent, _state_bytes(model))
         self._pending: Future[None] | None = None
 
@@ -79,7 +90,10 @@ class CheckpointWriter:
         partial = _partial(folder)
         if self.accelerator.is_main_process:
             _clear_leftovers(self.parent)
-            partial.mkdir(parents=True)
+            try:
+                partial.mkdir(parents=True)
+            except OSError as error:
+                raise self._failure(error) from error
         self.accelerator.wait_for_everyone()
         staged = self._staging.new()
         _save_weights(self.accelerator, self.model, self.optimizer, staged)
@@ -94,8 +108,11 @@ class CheckpointWriter:
         try:
             self._pending.result()
         except OSError as error:
-            raise UserError(f"a checkpoint cannot be written to {self.parent}: {error}", every_process=True) from error
+            raise self._failure(error) from error
         self._pending = None
+
+    def _failure(self, error: OSError) -> UserError:
+        return UserError(f"a checkpoint cannot be written to {self.parent}: {error}", every_process=True)
 
     def finish(self) -> None:
         """Return when the last checkpoint is complete; collective. Raises UserError."""
@@ -114,13 +131,19 @@ class CheckpointWriter:
 
     def _move(self, staged: Path, partial: Path, folder: Path) -> None:
         """Take this rank's files to their place; rank 0 then waits for the others and completes the checkpoint."""
-        digests = _move_files(staged, partial)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        try:
+            digests = _move_files(staged, partial)
+        except OSError as error:
+            if rank > 0:
+                _write_json(partial / _rank_manifest(rank), {_ERROR: str(error)})
+            raise
         if rank > 0:
             _write_json(partial / _rank_manifest(rank), digests)
             return
+        deadline = time.monotonic() + self.timeout
         for other in range(1, processes):
-            digests |= _collect(partial / _rank_manifest(other))
+            digests |= _collect(partial / _rank_manifest(other), deadline)
         _write_json(partial / MANIFEST, dict(sorted(digests.items())))
         _put_in_place(partial, folder)
         self._drop_old()
@@ -129,7 +152,10 @@ class CheckpointWriter:
         """Remove all but the newest checkpoints and the milestones."""
         for folder in checkpoints(self.parent)[: -self.config.keep]:
             if checkpoint_step(folder) not in self.config.milestones:
-                _remove(folder)
+                try:
+                    _remove(folder)
+                except OSError as error:  # on some file systems because somebody reads it; training can go on
+                    print(f"warning: {folder} cannot be removed: {error}", file=sys.stderr, flush=True)
 
 
 def load_checkpoint(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:
@@ -246,12 +272,15 @@ def _full_precision_weights(accelerator: Accelerator, model: Any) -> dict[str, t
     In bf16 and fp16 DeepSpeed computes with rounded copies of them, and under ZeRO-3 each process holds a part only.
     """
     parameters = accelerator.unwrap_model(model).bert.named_parameters(remove_duplicate=False)
-    if accelerator.distributed_type == DistributedType.DEEPSPEED and model.zero_optimization_stage() > 0:
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        weights = dict(parameters)
+    elif model.zero_optimization_stage() > 0:
         from deepspeed.utils import safe_get_full_fp32_param
 
         weights = {name: safe_get_full_fp32_param(parameter) for name, parameter in parameters}
     else:
-        weights = dict(parameters)
+        stepped = _stepped_without_zero(model.optimizer)
+        weights = {name: stepped.get(id(parameter), parameter) for name, parameter in parameters}
     return {name: tensor.detach().float().cpu() for name, tensor in weights.items()}
 
 
@@ -268,6 +297,12 @@ def _in_background(function: Callable[..., None], *arguments: Any) -> Future[Non
 
     threading.Thread(target=run, name="checkpoint", daemon=True).start()
     return future
+
+
+def _stepped_without_zero(optimizer: Any) -> dict[int, torch.Tensor]:
+    """Float32 weights that DeepSpeed steps under ZeRO-0 in bf16 and fp16, by the id of the rounded parameter."""
+    groups = zip(getattr(optimizer, "fp16_groups", ()), getattr(optimizer, "fp32_groups", ()), strict=True)
+    return {id(rounded): full for group in groups for rounded, full in zip(*group, strict=True)}
 
 
 def _move_files(source: Path, target: Path) -> dict[str, str]:
@@ -298,14 +333,20 @@ def _rank_manifest(rank: int) -> str:
     return f"rank-{rank:05d}.json"
 
 
-def _collect(path: Path) -> dict[str, str]:
+def _collect(path: Path, deadline: float) -> dict[str, str]:
     """Digests that another rank has written; waits until they are there, and removes their file.
 
-    Through the file system, since a collective of this thread would cross those of the training.
+    Through the file system, since a collective of this thread would cross those of the training. Raises OSError if
+    that rank could not write its part, or has not at the deadline.
     """
-    while not path.exists():
+    # Listing a folder makes network file systems look again, asking for a file does not.
+    while path not in path.parent.iterdir():
+        if time.monotonic() > deadline:
+            raise OSError(f"the part of another rank is not there: {path.name}")
         time.sleep(0.02)
     digests: dict[str, str] = json.loads(path.read_text())
+    if _ERROR in digests:
+        raise OSError(f"{path.stem}: {digests[_ERROR]}")
     path.unlink()
     return digests
 
@@ -324,7 +365,7 @@ def _partial(path: Path) -> Path:
 def _clear_leftovers(parent: Path) -> None:
     """Remove what a run that was killed while it wrote or removed has left."""
     for leftover in parent.glob("*.partial"):
-        shutil.rmtree(leftover)
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:

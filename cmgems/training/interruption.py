@@ -1,10 +1,14 @@
 """Signals that ask a run to stop: SIGTERM (schedulers, launchers) and SIGUSR1 (a warning ahead of a time limit).
 
 While the loop runs, the first signal is only noted: at the end of the step all ranks learn of it, whichever got it,
-save a checkpoint and stop. Before and after the loop, and from the second SIGTERM on, the program stops where it is.
+save a checkpoint and stop. Before and after the loop, and at a second SIGTERM, the program stops where it is.
 """
 
+import ctypes
+import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,11 +17,19 @@ from cmgems.errors import Interrupted
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
+ECHO = 5.0
+"""Seconds in which a second SIGTERM counts as the first: schedulers signal all processes, and launchers pass it on."""
+
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
+
 
 def stop_on_signals() -> None:
     """Make the signals end the program by an exception, so that whatever is open gets closed."""
     for number in SIGNALS:
         signal.signal(number, _stop)
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        # A launcher that dies, as of SIGUSR1, leaves its processes running, which would keep their GPUs for ever.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
@@ -37,12 +49,14 @@ class StopRequest:
     """Whether this process has been asked to stop."""
 
     received: signal.Signals | None = None
+    _time = 0.0
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler: take note of the signal; a second SIGTERM stops at once."""
-        if self.received == number == signal.SIGTERM:
+        """Signal handler: take note of the first signal; a SIGTERM some seconds later stops at once."""
+        if self.received is None:
+            self.received, self._time = signal.Signals(number), time.monotonic()
+        elif number == signal.SIGTERM and time.monotonic() - self._time > ECHO:
             _stop(number, frame)
-        self.received = signal.Signals(number)
 
 
 @contextmanager

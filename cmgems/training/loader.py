@@ -100,6 +100,8 @@ def iterating(loader: DataLoader[Any]) -> Iterator[Iterator[MicroBatch]]:
     finally:
         if loader.num_workers:
             iterator._shutdown_workers()  # type: ignore[attr-defined]
+            for worker in iterator._workers:  # type: ignore[attr-defined]
+                worker.kill()  # one that hangs; no harm to those that have ended
 
 
 def make_loader(

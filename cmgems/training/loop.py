@@ -89,7 +89,8 @@ class Trainer:
 
     def _checkpoint_writer(self) -> CheckpointWriter:
         parent = self.folder / "checkpoints"
-        return CheckpointWriter(self.accelerator, self.model, self.optimizer, parent, self.config.checkpoint)
+        timeout = self.config.launch.timeout
+        return CheckpointWriter(self.accelerator, self.model, self.optimizer, parent, self.config.checkpoint, timeout)
 
     def _loader(self) -> DataLoader[Any]:
         rows = TrainingRows(

@@ -76,8 +76,6 @@ def open_checkpoint(
     `identity` is what must be as it was, but for the settings in `allowed`. Raises UserError naming what is not.
     """
     state, changes = _read(checkpoint, identity, allowed)
-    if accelerator.is_main_process:
-        _set_aside_later(checkpoint)
     return Resumption(checkpoint, state, changes, _folder_to_load(accelerator, checkpoint, state.processes))
 
 
@@ -102,10 +100,11 @@ def _is_allowed(key: str, allowed: list[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in allowed)
 
 
-def _set_aside_later(checkpoint: Path) -> None:
-    """Move the checkpoints of later steps out of the way of the run that goes on from this one.
+def set_aside_later(checkpoint: Path) -> None:
+    """Move the checkpoints of later steps out of the way of the run that goes on from this one; for one process.
 
-    They are damaged, or of a course that was given up, and would otherwise count as the newest.
+    They are damaged, or of a course that was given up, and would otherwise count as the newest. Only for a process
+    that holds the run's folder: another one that still goes on may be writing them.
     """
     aside = checkpoint.parent / "set-aside"
     for later in checkpoint.parent.glob("step-*[0-9]"):

@@ -3,8 +3,10 @@
 Without the setting `output`, runs stand in runs/NAME/1, runs/NAME/2 and so on.
 """
 
+import os
 import platform
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from cmgems.sequence.corpus import Corpus
 from cmgems.training.checkpoint import checkpoints, damage, read_state
 
 RUNS = Path("runs")
+_SECONDS_TO_APPEAR = 5
 
 # What may change when a run goes on: where things are, and how work is divided, which leaves the numbers as they are.
 _FREE_GROUPS = ("name", "output", "resume", "allow_changed", "corpus", "tracking", "checkpoint", "launch")
@@ -30,7 +33,12 @@ _FREE_SETTINGS = (
 
 
 def check_run_folder(config: PretrainConfig) -> None:
-    """Raise UserError if `output` and `resume` cannot be followed; reads only, and before any process group exists."""
+    """Raise UserError if `output` and `resume` cannot be followed; reads only, and before any process group exists.
+
+    On rank 0 alone: it makes the folder a moment later, maybe before another rank comes here.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
     if config.resume == "never" and config.output is not None and config.output.exists():
         raise UserError(
             f"output {config.output} exists already: name another folder, or continue its run with --resume auto"
@@ -48,12 +56,7 @@ def agree_on_folder(config: PretrainConfig, accelerator: Accelerator) -> tuple[P
     chosen: list[tuple[Path, Path | None] | None] = [None]
     if accelerator.is_main_process:
         checkpoint = _checkpoint_to_resume(config)
-        folder = _run_of(checkpoint) if checkpoint else config.output or _next_folder(config.name)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"output {folder} cannot be made: {error}") from None
-        chosen = [(folder, checkpoint)]
+        chosen = [(_run_of(checkpoint) if checkpoint else _make_folder(config), checkpoint)]
     broadcast_object_list(chosen)
     assert chosen[0] is not None
     _check_shared(chosen[0][0], accelerator)
@@ -66,7 +69,7 @@ def _check_shared(folder: Path, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         mark.touch()
     accelerator.wait_for_everyone()
-    machines = gather_object([] if mark.exists() else [platform.node()])
+    machines = gather_object([] if _appears(mark) else [platform.node()])
     if accelerator.is_main_process:
         mark.unlink()
     if machines:
@@ -74,6 +77,17 @@ def _check_shared(folder: Path, accelerator: Accelerator) -> None:
             f"output {folder.resolve()}, made by rank 0, is not there for {len(machines)} process(es) on "
             f"{', '.join(sorted(set(machines)))}: it has to be on a file system that all machines share"
         )
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file that another machine has made is there; network file systems can take a while to show it."""
+    end = time.monotonic() + _SECONDS_TO_APPEAR
+    # Listing a folder makes them look again, asking for a file does not.
+    while not (path.parent.is_dir() and path in path.parent.iterdir()):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def run_name(config: PretrainConfig, folder: Path) -> str:
@@ -128,6 +142,22 @@ def _numbered_folders(name: str) -> list[Path]:
 
 def _number(folder: Path) -> int:
     return int(folder.name)
+
+
+def _make_folder(config: PretrainConfig) -> Path:
+    """The folder of a new run. Raises UserError if it cannot be made."""
+    folder = config.output or _next_folder(config.name)
+    try:
+        while True:
+            try:
+                folder.mkdir(parents=True, exist_ok=config.output is not None)
+                return folder
+            except FileExistsError:
+                if config.output is not None:
+                    raise
+                folder = _next_folder(config.name)  # another run that starts at this moment has taken it
+    except OSError as error:
+        raise UserError(f"output {folder} cannot be made: {error}") from None
 
 
 def _next_folder(name: str) -> Path:

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 MEMORY = Path("/dev/shm")
@@ -40,8 +41,11 @@ class StagingFolder:
 
 
 def _memory_with_room(needed_bytes: int) -> Path | None:
-    """The file system in memory, if a checkpoint takes less than half of what is free there."""
-    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2 * needed_bytes else None
+    """The file system in memory, if a checkpoint takes less than half of what is free there, and of free memory."""
+    if not MEMORY.is_dir():
+        return None
+    free = min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available)
+    return MEMORY if free > 2 * needed_bytes else None
 
 
 def _lock_file(folder: Path) -> Path:

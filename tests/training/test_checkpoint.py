@@ -9,12 +9,15 @@ import sys
 import threading
 import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+from filelock import FileLock
 
+from cmgems.config import load_config
 from cmgems.errors import INTERRUPTED_EXIT_CODE, Interrupted, UserError, exit_on_user_error
-from cmgems.training import checkpoint, staging
+from cmgems.training import checkpoint, interruption, run_folder, staging
 from cmgems.training.checkpoint import checkpoints, damage
 from cmgems.training.loop import Trainer
 from cmgems.training.staging import StagingFolder
@@ -167,13 +170,17 @@ def signalled_in_step(number, which):
     return wrapped
 
 
-def test_a_second_sigterm_stops_at_once(run, tmp_path, monkeypatch):
-    once = signalled_in_step(6, signal.SIGTERM)
-    monkeypatch.setattr(Trainer, "_train_step", once)
-    monkeypatch.setattr(Trainer, "_train_step", signalled_in_step(6, signal.SIGTERM))
-    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+@pytest.mark.parametrize(("seconds_to_forget", "message"), [(0, "stopped by SIGTERM"), (60, "after step 6")])
+def test_a_second_sigterm_stops_at_once_but_for_the_echo_of_the_first(
+    run, tmp_path, monkeypatch, seconds_to_forget, message
+):
+    monkeypatch.setattr(interruption, "ECHO", seconds_to_forget)
+    for _ in range(2):
+        monkeypatch.setattr(Trainer, "_train_step", signalled_in_step(6, signal.SIGTERM))
+    with pytest.raises(Interrupted, match=message):
         run()
-    assert names(tmp_path / "run/checkpoints") == ["step-00000004"]
+    kept = {0: ["step-00000004"], 60: ["step-00000004", "step-00000006"]}
+    assert names(tmp_path / "run/checkpoints") == kept[seconds_to_forget]
 
 
 def test_an_interrupted_program_has_an_exit_code_of_its_own(capsys):
@@ -230,6 +237,8 @@ def test_checkpoints_pass_through_the_folder_that_is_configured_and_leave_nothin
 
 def test_memory_is_used_where_a_checkpoint_takes_less_than_half_of_what_is_free(tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
+    memory = namedtuple("memory", "available")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(available=1000))
     monkeypatch.setattr(staging, "MEMORY", tmp_path / "memory")
     (tmp_path / "memory").mkdir()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(free=100))
@@ -252,3 +261,29 @@ def test_the_folder_of_a_process_that_was_killed_is_freed_by_the_next_and_that_o
     alive.remove()
     another.remove()
     assert names(tmp_path) == []
+
+
+def test_a_part_that_another_rank_could_not_write_is_named(tmp_path):
+    (tmp_path / "rank-00001.json").write_text('{"error": "No space left on device"}')
+    with pytest.raises(OSError, match="rank-00001: No space left on device"):
+        checkpoint._collect(tmp_path / "rank-00001.json", deadline=time.monotonic() + 60)
+
+
+def test_a_part_that_does_not_come_is_an_error_at_the_deadline(tmp_path):
+    with pytest.raises(OSError, match=r"the part of another rank is not there: rank-00001\.json"):
+        checkpoint._collect(tmp_path / "rank-00001.json", deadline=time.monotonic() + 0.1)
+
+
+def test_runs_that_start_at_the_same_moment_get_folders_of_their_own(tiny_recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(["--config", str(tiny_recipe)])
+    with ThreadPoolExecutor(8) as threads:
+        folders = list(threads.map(lambda _: run_folder._make_folder(config), range(8)))
+    assert sorted(folder.name for folder in folders) == [str(number) for number in range(1, 9)]
+
+
+def test_checkpoints_of_a_run_that_is_going_on_are_not_touched(run, tmp_path):
+    run()
+    with FileLock(tmp_path / "run/tracking.lock"), pytest.raises(UserError, match="is in use"):
+        run("--resume", str(tmp_path / "run/checkpoints/step-00000008"))
+    assert names(tmp_path / "run/checkpoints") == ["step-00000008", "step-00000012"]

@@ -132,6 +132,19 @@ def test_a_signal_gives_a_checkpoint_on_all_ranks_and_the_run_goes_on_from_there
         assert the_run().info.status == "RUNNING"
 
 
+@pytest.mark.matrix
+def test_processes_whose_launcher_dies_save_a_checkpoint_and_end(start):
+    run = start()
+    run.wait_for("step 8 ")
+    ranks = run.rank(0), run.rank(1)
+    run.launcher.kill()
+    for rank in ranks:
+        rank.wait(60)
+    run.launcher.wait()
+    assert "stopped by a signal after step " in run.log.read_text()
+    assert the_run().info.status == "KILLED"
+
+
 class Server:
     """An MLflow server on loopback."""
 

@@ -92,9 +92,12 @@ def test_deepspeeds_own_adam_is_compiled_once_past_the_lock_of_a_killed_compilat
     assert not (extensions / "cpu_adam/lock").exists()
 
 
-@slow
-def test_deepspeed_in_bf16_exports_the_full_precision_weights(pretrain, tmp_path):
-    finished = pretrain(ZERO2, "--training.precision", "bf16")
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("zero2", marks=slow), *(pytest.param(n, marks=pytest.mark.matrix) for n in ("zero0", "zero3"))],
+)
+def test_deepspeed_in_bf16_exports_the_full_precision_weights(pretrain, tmp_path, name):
+    finished = pretrain(config(name), "--training.precision", "bf16")
     assert finished.returncode == 0, finished.stderr
     losses = history("train/loss")
     assert losses[12] < losses[2]

@@ -23,14 +23,14 @@ def finished_runs(tiny_recipe, tmp_path_factory):
     """Function that gives the folder of the tiny recipe's run by a config on a number of processes, made once."""
     made = {}
 
-    def get(name, processes):
-        if (name, processes) not in made:
+    def get(name, processes, *settings):
+        if (name, processes, settings) not in made:
             folder = tmp_path_factory.mktemp("runs")
             store = ("--tracking.uri", f"sqlite:///{folder}/mlflow.db", "--output", str(folder / "run"))
-            finished = launch(config(name, processes), "--config", str(tiny_recipe), *store)
+            finished = launch(config(name, processes), "--config", str(tiny_recipe), *store, *settings)
             assert finished.returncode == 0, finished.stderr
-            made[name, processes] = folder
-        return made[name, processes]
+            made[name, processes, settings] = folder
+        return made[name, processes, settings]
 
     return get
 
@@ -39,15 +39,15 @@ def finished_runs(tiny_recipe, tmp_path_factory):
 def resume(finished_runs, tiny_recipe, tmp_path):
     """Function that resumes a copy of a run killed after step 8; returns the finished process."""
 
-    def go_on(name, before, after, *overrides):
-        shutil.copytree(finished_runs(name, before), tmp_path, dirs_exist_ok=True)
+    def go_on(name, before, after, *settings):
+        shutil.copytree(finished_runs(name, before, *settings), tmp_path, dirs_exist_ok=True)
         as_killed_after_step_8(tmp_path / "run")
         # Another run in MLflow, so that the losses of the steps done twice are all there.
         (tmp_path / "run/tracking.jsonl").unlink()
         uri = f"sqlite:///{tmp_path}/mlflow.db"
         mlflow.set_tracking_uri(uri)
         store = ("--tracking.uri", uri, "--output", str(tmp_path / "run"), "--resume", "auto")
-        return launch(config(name, after), "--config", str(tiny_recipe), *store, *overrides)
+        return launch(config(name, after), "--config", str(tiny_recipe), *store, *settings)
 
     return go_on
 
@@ -73,6 +73,17 @@ def test_a_run_goes_on_with_another_number_of_processes(resume, tmp_path, name, 
 @pytest.mark.parametrize("name", ["ddp", "zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"])
 def test_a_run_of_any_kind_goes_on_with_any_number_of_processes(resume, tmp_path, name, before, after):
     check_elastic(resume, tmp_path, name, before, after)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3"])
+def test_a_run_in_bf16_goes_on_with_another_number_of_processes(resume, finished_runs, tmp_path, name, before, after):
+    bf16 = ("--training.precision", "bf16")
+    undisturbed = logged(finished_runs(name, before, *bf16) / "run", "train/loss")
+    finished = resume(name, before, after, *bf16)
+    assert finished.returncode == 0, finished.stderr
+    assert logged(tmp_path / "run", "train/loss") == pytest.approx({s: undisturbed[s] for s in (10, 12)}, rel=1e-3)
 
 
 @slow
