@@ -20,8 +20,8 @@ THREADS := $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 )))
 .PHONY: demo test unit slow matrix lint clean
 
 demo: $(VENV)/.installed
-	$(HIDE) OMP_NUM_THREADS=$(THREADS) $(BIN)/accelerate launch --config_file deepspeed_configs/zero2.yaml --num_processes 2 cmgems/pretrain.py \
-	    --launch.distributed deepspeed --launch.zero_stage 2 --launch.processes 2 $(ARGS)
+	$(HIDE) OMP_NUM_THREADS=$(THREADS) $(BIN)/accelerate launch --config_file deepspeed_configs/zero2.yaml --num_processes 2 --main_process_port 0 \
+	    cmgems/pretrain.py --launch.distributed deepspeed --launch.zero_stage 2 --launch.processes 2 $(ARGS)
 
 test: unit slow
 
@@ -29,7 +29,7 @@ unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m "not slow and not matrix"
 
 slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 matrix: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m matrix

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -21,6 +20,7 @@ from cmgems.config import PrepareConfig, load_config
 from cmgems.errors import Interrupted, UserError
 from cmgems.journal import Journal
 from cmgems.sequence.corpus import load_corpus, prepare_corpus
+from tests.mlflow_server import Server
 
 NOWHERE = "http://127.0.0.1:9"
 EVALUATIONS = [{"step": 4, "stage": "span", "perplexity": {"span": 9.0, "stage": 9.0}}]
@@ -521,41 +521,6 @@ def test_sync_gives_a_killed_run_no_status(broken_off, folder, database):
     journal.write_text("".join(lines))
     tracking.sync(folder)
     assert get(database, broken_off).info.status == "RUNNING"
-
-
-class Server:
-    """`mlflow server` on an SQLite database."""
-
-    def __init__(self, folder):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
-
-    def start(self):
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"),
-                *("--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"),
-                *("--artifacts-destination", str(self.folder / "artifacts")),
-            ],
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        until(self.is_up)
-
-    def is_up(self):
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
-                return True
-        except OSError:
-            return False
-
-    def kill(self):
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,11 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def config(name, processes=2):
-    """Arguments of `accelerate launch` for a file in deepspeed_configs/."""
-    return ("--config_file", f"deepspeed_configs/{name}.yaml", "--num_processes", str(processes))
+    """Arguments of `accelerate launch` for a file in deepspeed_configs/, and a port that is free."""
+    return (
+        *("--config_file", f"deepspeed_configs/{name}.yaml"),
+        *("--num_processes", str(processes), "--main_process_port", "0"),
+    )
 
 
 ZERO2 = config("zero2")

@@ -1,22 +1,18 @@
 """Processes that die, go silent, get signals; a tracking server that goes away."""
 
-import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from datetime import timedelta
-from pathlib import Path
 
 import mlflow
 import psutil
 import pytest
-import requests
 import torch
 from torch import distributed
 
 from cmgems.training import engine
+from tests.mlflow_server import Server
 from tests.training.launching import ENVIRONMENT, REPOSITORY, ZERO2, command, history, the_run
 
 slow = pytest.mark.slow
@@ -143,42 +139,6 @@ def test_processes_whose_launcher_dies_save_a_checkpoint_and_end(start):
     run.launcher.wait()
     assert "stopped by a signal after step " in run.log.read_text()
     assert the_run().info.status == "KILLED"
-
-
-class Server:
-    """An MLflow server on loopback."""
-
-    def __init__(self, folder):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
-
-    def start(self):
-        """Start, and return when it answers."""
-        store = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
-        store += ["--artifacts-destination", str(self.folder / "artifacts")]
-        program = [str(Path(sys.executable).with_name("mlflow")), "server", *store, "--workers", "1"]
-        with (self.folder / "server.log").open("a") as log:
-            self.process = subprocess.Popen(
-                [*program, "--port", str(self.port)], stdout=log, stderr=log, start_new_session=True
-            )
-        end = time.monotonic() + 120
-        while not self.answers():
-            assert time.monotonic() < end, (self.folder / "server.log").read_text()
-            time.sleep(0.2)
-
-    def answers(self):
-        """Whether it is there."""
-        try:
-            return requests.get(f"{self.uri}/health", timeout=2).ok
-        except requests.RequestException:
-            return False
-
-    def kill(self):
-        """Kill -9, with its workers."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture

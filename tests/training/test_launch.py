@@ -144,7 +144,7 @@ def test_a_users_own_default_config_of_accelerate_does_not_change_the_training(p
     config = tmp_path / "home/accelerate/default_config.yaml"
     config.parent.mkdir(parents=True)
     config.write_text(OWN_DEFAULTS)
-    finished = pretrain((), environment={"HF_HOME": str(tmp_path / "home")})
+    finished = pretrain(("--main_process_port", "0"), environment={"HF_HOME": str(tmp_path / "home")})
     check_golden_losses(finished)
     assert "deepspeed ZeRO-2, 2 process(es)" in finished.stdout
     assert "gradient_accumulation_steps 4 gives way to the recipe's 2" in finished.stdout
