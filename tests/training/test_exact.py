@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs/exactness.md"
@@ -234,12 +236,13 @@ def write_cell(kind, processes, accumulation, workers, difference):
         return
     row = f"| {KINDS[kind]} | {processes} |"
     column = list(product((1, 4), (0, 2))).index((accumulation, workers))
-    lines = PAGE.read_text().splitlines()
-    [number] = [number for number, line in enumerate(lines) if line.startswith(row)]
-    cells = lines[number].removeprefix(row).strip("| ").split(" | ")
-    cells[column] = f"{difference:.0e}" if difference else "0"
-    lines[number] = f"{row} {' | '.join(cells)} |"
-    PAGE.write_text("\n".join(lines) + "\n")
+    with FileLock(Path(tempfile.gettempdir()) / "exactness.lock"):  # pytest -n 2 halves the time
+        lines = PAGE.read_text().splitlines()
+        [number] = [number for number, line in enumerate(lines) if line.startswith(row)]
+        cells = lines[number].removeprefix(row).strip("| ").split(" | ")
+        cells[column] = f"{difference:.0e}" if difference else "0"
+        lines[number] = f"{row} {' | '.join(cells)} |"
+        PAGE.write_text("\n".join(lines) + "\n")
 
 
 # ---- a run that is killed and resumed is the run that is not

@@ -160,6 +160,7 @@ def outage(start, server, seconds):
     server.kill()
     away_from = steps_done(run.folder)
     time.sleep(seconds)
+    wait_for_steps(run.folder, away_from + 6)
     away_to = steps_done(run.folder)
     server.start()
     wait_for_steps(run.folder, steps_done(run.folder) + 20)
