@@ -4,13 +4,17 @@ Several mistakes in a launch do not fail by themselves: processes that do not se
 model, and a DeepSpeed config can be passed over without a word. Here each of them ends the run with the remedy.
 """
 
+import argparse
 import os
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast
 
@@ -60,18 +64,24 @@ def launched_with_deepspeed() -> bool:
 
 
 def check_launch(accelerator: Accelerator, wanted: LaunchConfig) -> None:
-    """Raise UserError where the run is not what the launcher announced, or not what the recipe requires."""
+    """Raise UserError where the run is not what the launcher was told or announced, or not what the recipe requires."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     kind = distribution(accelerator)
+    told = launcher_settings(psutil.Process().parent())
     if processes != accelerator.num_processes:
         raise UserError(
             f"{processes} processes were launched, but each is on its own (distributed type "
             f"{accelerator.distributed_type.value}). Launch with a config file from deepspeed_configs/"
         )
-    if launched_with_deepspeed() and kind != "deepspeed":
+    if (launched_with_deepspeed() or told.get("distributed_type") == "DEEPSPEED") and kind != "deepspeed":
         raise UserError(
             "DeepSpeed was asked for, but Accelerate runs without it. On a machine without GPUs, `--cpu` and "
             "ACCELERATE_USE_CPU turn DeepSpeed off: leave them out, and keep `use_cpu: false` in the config file"
+        )
+    if told.get("num_processes", processes) != processes:
+        raise UserError(
+            f"accelerate launch was told to start {told['num_processes']} processes, but has started {processes}: "
+            "leave out options such as `--cpu`, which pass over its config file"
         )
     if wanted.distributed is not None and wanted.distributed != kind:
         raise UserError(f"launch.distributed asks for {wanted.distributed}, but this run was launched with {kind}")
@@ -82,6 +92,27 @@ def check_launch(accelerator: Accelerator, wanted: LaunchConfig) -> None:
         )
     if wanted.processes is not None and wanted.processes != accelerator.num_processes:
         raise UserError(f"launch.processes asks for {wanted.processes}, but there are {accelerator.num_processes}")
+
+
+def launcher_settings(launcher: psutil.Process | None) -> dict[str, Any]:
+    """`distributed_type` and `num_processes` as `accelerate launch` was told on its command line, or in the config file
+    that is named there; empty if the process is another program.
+
+    The launcher does not always pass them on: some options make it forget its config file.
+    """
+    try:
+        command = launcher.cmdline() if launcher else []
+    except psutil.Error:
+        return {}
+    if "launch" not in command or not any(Path(word).name.startswith("accelerate") for word in command):
+        return {}
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config_file", "--config-file", type=Path)
+    parser.add_argument("--num_processes", "--num-processes", type=int)
+    told, _ = parser.parse_known_args(command[command.index("launch") + 1 :])
+    settings = yaml.safe_load(told.config_file.read_text()) if told.config_file else {}
+    found = {name: settings[name] for name in ("distributed_type", "num_processes") if name in settings}
+    return found if told.num_processes is None else {**found, "num_processes": told.num_processes}
 
 
 def distribution(accelerator: Accelerator) -> str:

@@ -10,6 +10,7 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM
 
+from cmgems.training.launch import launcher_settings
 from tests.training.launching import DDP, REPOSITORY, ZERO2, check_golden_losses, config, history, the_run
 
 slow = pytest.mark.slow
@@ -158,10 +159,27 @@ def test_a_launch_that_turns_deepspeed_off_is_an_error(pretrain):
 
 
 @slow
-def test_a_launch_that_passes_over_its_config_file_is_an_error_where_the_recipe_says_what_it_needs(pretrain):
-    finished = pretrain((*ZERO2, "--cpu"), "--launch.distributed", "deepspeed")
+def test_a_launcher_that_passes_over_its_config_file_is_an_error(pretrain):
+    finished = pretrain((*ZERO2, "--cpu"))
     assert finished.returncode != 0
-    assert "error: launch.distributed asks for deepspeed, but this run was launched with none" in finished.stderr
+    assert finished.stderr.count("error: DeepSpeed was asked for, but Accelerate runs without it") == 1
+
+
+class Process:
+    """A process with a command line."""
+
+    def __init__(self, *command):
+        self.cmdline = lambda: list(command)
+
+
+def test_what_the_launcher_was_told_is_read_off_its_command_line(tmp_path):
+    (tmp_path / "config.yaml").write_text("distributed_type: DEEPSPEED\nnum_processes: 2\n")
+    launcher = ("python3", "/venv/bin/accelerate", "launch", "--config_file", str(tmp_path / "config.yaml"))
+    script = ("cmgems/pretrain.py", "--config", "demo")
+    assert launcher_settings(Process(*launcher, *script)) == {"distributed_type": "DEEPSPEED", "num_processes": 2}
+    assert launcher_settings(Process(*launcher, "--num-processes", "4", *script))["num_processes"] == 4
+    assert launcher_settings(Process("python3", "/venv/bin/accelerate", "launch", *script)) == {}
+    assert launcher_settings(Process("bash", "launch")) == launcher_settings(None) == {}
 
 
 @slow
