@@ -86,11 +86,11 @@ def test_a_dead_rank_ends_the_run_within_seconds(start, dies):
 
 @slow
 def test_a_silent_rank_ends_the_run_after_the_time_out(start):
-    run = start("--launch.timeout", "5")
+    run = start("--launch.timeout", "20")
     run.wait_for("step 8 ")
     silent, other = run.rank(1), run.rank(0)
     silent.suspend()
-    other.wait(30)
+    other.wait(60)
     log = run.end(60)
     assert "error: rank 0 has lost another process" in log
     assert not silent.is_running()

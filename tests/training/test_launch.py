@@ -34,8 +34,9 @@ def test_two_processes_with_ddp_train_as_one(pretrain):
     assert "ddp, 2 process(es) (DistributedDataParallel)" in finished.stdout
 
 
-@slow
-@pytest.mark.parametrize("name", ["zero0", "zero3_offload"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("zero0", marks=pytest.mark.matrix), pytest.param("zero3_offload", marks=slow)]
+)
 def test_two_processes_train_as_one_without_any_partition_and_with_everything_partitioned(pretrain, tmp_path, name):
     finished = pretrain(config(name))
     check_golden_losses(finished)
@@ -76,7 +77,7 @@ def test_an_optimizer_in_the_deepspeed_config_is_an_error(pretrain, tmp_path):
     assert finished.stderr.count("error: the DeepSpeed config has a block 'optimizer'") == 1
 
 
-@slow
+@pytest.mark.matrix
 @pytest.mark.skipif(not (shutil.which("g++") and shutil.which("ninja")), reason="needs g++ and ninja")
 def test_deepspeeds_own_adam_is_compiled_once_past_the_lock_of_a_killed_compilation(pretrain, tmp_path):
     own = {

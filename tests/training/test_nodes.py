@@ -11,12 +11,10 @@ import pytest
 from tests.training.golden import GOLDEN_LOSSES
 from tests.training.launching import ENVIRONMENT, REPOSITORY, command, history
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and iproute2"
-    ),
-]
+slow = pytest.mark.slow
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and iproute2"
+)
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 
 
@@ -77,7 +75,10 @@ def finish(processes):
             process.kill()
 
 
-@pytest.mark.parametrize("config", ["zero2_multinode", pytest.param("ddp_multinode", marks=pytest.mark.matrix)])
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param("zero2_multinode", marks=slow), pytest.param("ddp_multinode", marks=pytest.mark.matrix)],
+)
 def test_two_machines_train_as_one(machines, settings, config):
     required = ["--launch.processes", "2", "--launch.distributed", config.split("_")[0].replace("zero2", "deepspeed")]
     launchers = [start(machine, rank, config, [*settings, *required]) for rank, machine in enumerate(machines)]
@@ -88,6 +89,7 @@ def test_two_machines_train_as_one(machines, settings, config):
         assert f"rank {rank}: stage 'global' masks from step 8 on" in errors
 
 
+@slow
 def test_a_run_folder_that_the_machines_do_not_share_is_an_error(machines, settings, tmp_path):
     own = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {tmp_path}/runs && exec "$@"', "sh")
     launchers = [

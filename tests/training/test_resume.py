@@ -86,7 +86,7 @@ def test_a_run_in_bf16_goes_on_with_another_number_of_processes(resume, finished
     assert logged(tmp_path / "run", "train/loss") == pytest.approx({s: undisturbed[s] for s in (10, 12)}, rel=1e-3)
 
 
-@slow
+@pytest.mark.matrix
 def test_a_run_on_as_many_processes_goes_on_bit_for_bit(resume, finished_runs, tmp_path):
     finished = resume("zero2", 2, 2)
     assert finished.returncode == 0, finished.stderr
