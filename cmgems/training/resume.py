@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 
 from cmgems.errors import UserError
 from cmgems.training.checkpoint import DEEPSPEED_TAG, RunState, checkpoint_step, complete_or_absent, read_state
+from cmgems.training.launch import zero_stage
 from cmgems.training.order import BatchPlan
 
 UNIVERSAL = "universal"
@@ -120,12 +120,7 @@ def _folder_to_load(accelerator: Accelerator, checkpoint: Path, processes: int) 
 
     Only ZeRO divides a checkpoint into parts.
     """
-    divided = (
-        accelerator.distributed_type == DistributedType.DEEPSPEED
-        and accelerator.state.deepspeed_plugin.zero_stage > 0
-        and processes != accelerator.num_processes
-    )
-    if not divided:
+    if not zero_stage(accelerator) or processes == accelerator.num_processes:
         return checkpoint
     folder = checkpoint / UNIVERSAL
     if accelerator.is_main_process and not folder.exists():
