@@ -1,0 +1,1 @@
+"""Downstream tasks: what they are, their data, and what is known about it."""

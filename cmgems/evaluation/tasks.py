@@ -1,0 +1,150 @@
+"""Downstream tasks as data: a suite is a YAML file that lists tasks, those that ship with cmgems and a user's own.
+
+A task says what its classes are, where its splits lie and how a model is fine-tuned on it. Unknown names in a suite are
+errors. Tasks that have much in common share it by YAML's own means (`&name`, `*name` and `<<:`).
+"""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from cmgems.config import OpenShare, Settings, Share, describe_validation_error
+from cmgems.errors import UserError
+
+SUITES = Path(__file__).parent / "suites"
+
+FileNames = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+
+
+class Files(Settings):
+    """The files of a task's splits, in the task's folder: of each list the first that exists."""
+
+    train: FileNames = ["train.csv", "train.tsv"]
+    """Training split."""
+    dev: FileNames | None = ["dev.csv", "dev.tsv"]
+    """Validation split; null: the task has none."""
+    test: FileNames = ["test.csv", "test.tsv"]
+    """Test split."""
+
+
+class Recipe(Settings):
+    """How a model is fine-tuned on a task: AdamW, linear warm-up, linear decay to zero at the last step."""
+
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate."""
+    batch: int = Field(ge=1)
+    """Sequences an optimizer step, over all processes."""
+    epochs: int | None = Field(default=None, ge=1)
+    """Passes over the training split."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps, instead of epochs."""
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """Optimizer steps of linear warm-up."""
+    warmup_share: OpenShare | None = None
+    """Share of the optimizer steps that is linear warm-up, instead of a number of steps."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled weight decay."""
+    dropout: Share | None = None
+    """Dropout probability on hidden states; empty: as the pretrained model has it."""
+    evaluate_every: int | None = Field(default=None, ge=1)
+    """Optimizer steps between two evaluations, of which the best by MCC gives the model; empty: the last step's."""
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps, and not both")
+        if (self.warmup_steps is None) == (self.warmup_share is None):
+            raise ValueError("give either warmup_steps or warmup_share, and not both")
+        return self
+
+
+class Task(Settings):
+    """A classification of sequences."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")
+    """Name in commands, tables and metrics."""
+    species: str = Field(min_length=1)
+    """Where the sequences come from."""
+    kind: str = Field(min_length=1)
+    """What is told apart."""
+    classes: list[Annotated[str, Field(min_length=1)]] = Field(min_length=2)
+    """Names of all classes: label 0, label 1 and so on, whether or not a split has them all."""
+    length: int = Field(ge=1)
+    """Longest sequence, in nucleotides."""
+    group: str | None = Field(default=None, pattern=r"^[a-z][a-z_]*$")
+    """Group of tasks whose mean the task's score enters; empty: none."""
+    shots: int | None = Field(default=None, ge=1)
+    """Training sequences of each class, in a few-shot task."""
+    folder: str | None = None
+    """Folder of the task's files, below the folder of all data; empty: the task's name."""
+    files: Files = Files()
+    """Files in the folder."""
+    configuration: str | None = None
+    """Name of the task within a Hugging Face dataset of several (its `configuration` there)."""
+    recipe: Recipe
+    """How a model is fine-tuned."""
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_differ(cls, classes: list[str]) -> list[str]:
+        if len(set(classes)) < len(classes):
+            raise ValueError("two classes have the same name")
+        return classes
+
+    @model_validator(mode="after")
+    def _evaluations_have_data(self) -> Self:
+        if self.files.dev is None and self.recipe.evaluate_every is not None:
+            raise ValueError(f"{self.name}: recipe.evaluate_every needs a validation split, and files.dev is null")
+        return self
+
+
+class Suite(Settings):
+    """Tasks that are run together."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    """Name in commands and metrics."""
+    source: str = Field(min_length=1)
+    """Where the tasks, their data and their recipes come from."""
+    tasks: list[Task] = Field(min_length=1)
+    """The tasks."""
+
+    @field_validator("tasks")
+    @classmethod
+    def _names_differ(cls, tasks: list[Task]) -> list[Task]:
+        names = [task.name for task in tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two tasks are named {name}")
+        return tasks
+
+    def choose(self, names: list[str]) -> list[Task]:
+        """Return the tasks with these names, in the order of the suite; all without names."""
+        known = [task.name for task in self.tasks]
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise UserError(f"suite {self.name} has no task {', '.join(unknown)}; its tasks: {', '.join(known)}")
+        return [task for task in self.tasks if not names or task.name in names]
+
+
+def load_suite(name: str) -> Suite:
+    """Read a suite: a YAML file, or the name of one that ships with cmgems."""
+    path = next((path for path in (Path(name), SUITES / f"{name}.yaml") if path.is_file()), None)
+    if path is None:
+        raise UserError(f"{name}: no such file, nor a suite of that name. Suites: {', '.join(suite_names())}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a suite is a mapping (name, source, tasks), this is {type(values).__name__}")
+    try:
+        return Suite.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{path}: " + describe_validation_error(error, Suite)) from None
+
+
+def suite_names() -> list[str]:
+    """Names of the suites that ship with cmgems."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
