@@ -1,8 +1,8 @@
 """The splits of a task, read and checked: sequences of A, C, G, T and N, and labels that the task knows.
 
-Sequences are read as genomes are (`cmgems.sequence.genomes`): lower case counts, U is T, every other IUPAC code is N. Gaps
-and anything else are errors. A sequence may be written as its overlapping k-mers with blanks between them. No row is
-ever left out.
+Sequences are read as genomes are (`cmgems.sequence.genomes`): lower case counts, U is T, every other IUPAC code is N.
+Gaps and anything else are errors. A sequence may be written as its overlapping k-mers with blanks between them. No row
+is ever left out.
 """
 
 import re
@@ -51,7 +51,7 @@ class Split:
 
     def class_counts(self, classes: int) -> list[int]:
         """Return the number of rows of each class."""
-        return np.bincount(self.labels, minlength=classes).tolist()
+        return [int(count) for count in np.bincount(self.labels, minlength=classes)]
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,8 @@ def _tried(task: Task, name: str) -> str:
 def _require_dev(task: Task, dev: Split | None, place: str) -> Split | None:
     if dev is None and task.files.dev is not None:
         raise UserError(
-            f"{place}: task {task.name} has no dev split here ({_tried(task, 'dev')}); a task without one has files.dev: null"
+            f"{place}: task {task.name} has no dev split here ({_tried(task, 'dev')}); "
+            "a task that is to have none says `files: {dev: null}`"
         )
     return dev
 

@@ -33,7 +33,7 @@ def summarise(lengths: Sequence[int], limit: int) -> LengthSummary:
 
 
 def spans(length: int, size: int, overlap: int = 0) -> list[tuple[int, int]]:
-    """Return as few windows of at most `size` nucleotides as cover a sequence: (first position, position after the last).
+    """Return as few windows of at most `size` nucleotides as cover a sequence: (first position, that after the last).
 
     All windows are equally long, and evenly spread to within one nucleotide: there is no short one at the end, of which
     a model would make little. For a sequence of at most `size` nucleotides it is the sequence itself.
