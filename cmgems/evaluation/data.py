@@ -22,8 +22,8 @@ from cmgems.evaluation.tasks import Task
 RESPLIT_TRAIN_SHARE = 0.8
 """Share of the validation split that becomes the training split of a task without one."""
 
-_AMBIGUOUS = "RYSWKMBDHVX"
-_TO_BASES = str.maketrans("U" + _AMBIGUOUS, "T" + "N" * len(_AMBIGUOUS))
+_AMBIGUOUS = "RYSWKMBDHVXryswkmbdhvx"
+_TO_BASES = str.maketrans("acgtnuU" + _AMBIGUOUS, "ACGTNTT" + "N" * len(_AMBIGUOUS))
 _SEQUENCE = re.compile("[ACGTN]+")
 _STRANGER = re.compile("[^ACGTN]")
 _LABEL = re.compile("[0-9]{1,9}")
@@ -203,7 +203,7 @@ def read_split(lines: Iterable[Row], source: str, counted_in: str, classes: int)
         where = f"{source}, {counted_in} {row.number}"
         text = join_kmers(row.sequence, where)
         sequences.append(_to_bases(text, where))
-        ambiguous += sum(map(text.upper().count, _AMBIGUOUS)) if "N" in sequences[-1] else 0
+        ambiguous += sequences[-1].count("N") - text.count("N") - text.count("n")
         labels.append(_to_label(row.label, classes, where))
     if not sequences:
         raise UserError(f"{source}: there are no rows in it")
@@ -226,14 +226,12 @@ def join_kmers(text: str, where: str) -> str:
     for i, kmer in enumerate(kmers):
         if kmer != sequence[i : i + k]:
             pair = f"{shorten(kmers[i - 1])} and {shorten(kmer)}"
-            raise UserError(
-                f"{where}: neighbouring {k}-mers must share {k - 1} bases, but words {i} and {i + 1} are {pair}"
-            )
+            raise UserError(f"{where}: words {i} and {i + 1} are {pair}, but neighbouring {k}-mers share {k - 1} bases")
     return sequence
 
 
 def _to_bases(text: str, where: str) -> str:
-    sequence = text.upper().translate(_TO_BASES)
+    sequence = text.translate(_TO_BASES)
     if _SEQUENCE.fullmatch(sequence):
         return sequence
     stranger = _STRANGER.search(sequence)
