@@ -42,8 +42,8 @@ class Split:
     """Nucleotides: A, C, G, T and N."""
     labels: npt.NDArray[np.int64]
     """Labels [rows], in 0..classes-1."""
-    ambiguous: int = 0
-    """Number of nucleotides that are N here and another IUPAC code in the source."""
+    ambiguous: list[int]
+    """Number of nucleotides of each row that are N here and another IUPAC code in the source."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -81,8 +81,8 @@ def read_task(task: Task, data: str | Path, resplit: bool = False, seed: int = 4
     task
         Says where the files are and how many classes there are.
     data
-        Folder that holds the task's folder, which is one of files or one saved by the `datasets` library; or a saved
-        dataset of this task alone; or the name of a dataset on the Hugging Face hub (`owner/name`).
+        Folder that holds the task's folder, which is one of files or a dataset saved by the `datasets` library; or the
+        name of a dataset on the Hugging Face hub (`owner/name`), of which the task is one configuration.
     resplit
         If the training split is absent, divide the validation split in two instead of raising an error.
     seed
@@ -127,18 +127,24 @@ def divide(split: Split, share: float, seed: int) -> tuple[Split, Split]:
 
 def _select(split: Split, chosen: npt.NDArray[np.int64]) -> Split:
     sequences = [split.sequences[row] for row in chosen.tolist()]
-    return Split(f"{split.source} (resplit)", sequences, split.labels[chosen])
+    ambiguous = [split.ambiguous[row] for row in chosen.tolist()]
+    return Split(f"{split.source} (resplit)", sequences, split.labels[chosen], ambiguous)
 
 
 def _find_splits(task: Task, data: str) -> tuple[str, Callable[[str], Split | None]]:
     """Return the task's place, and a function that reads the split of a name, or gives None if it is not there."""
     folder = Path(data) / (task.folder or task.name)
-    saved = [place for place in (folder, Path(data)) if rows.is_saved_dataset(place)]
-    if saved:
-        return str(saved[0]), _dataset_splits(task, str(saved[0]))
+    if rows.is_saved_dataset(folder):
+        return str(folder), _dataset_splits(task, str(folder))
     if folder.is_dir():
         return str(folder), lambda name: _file_split(task, folder, name)
     if not Path(data).exists() and rows.is_hub_name(data):
+        # Without a configuration, several tasks would all be given the same data.
+        if task.configuration is None:
+            raise UserError(
+                f"{data}: task {task.name} does not say which configuration of the dataset it is "
+                "(`configuration: default` where there is only one)"
+            )
         return data, _dataset_splits(task, data)
     if not Path(data).is_dir():
         raise UserError(f"{data}: there is no such folder")
@@ -198,12 +204,12 @@ def read_split(lines: Iterable[Row], source: str, counted_in: str, classes: int)
     """
     sequences: list[str] = []
     labels: list[int] = []
-    ambiguous = 0
+    ambiguous: list[int] = []
     for row in lines:
         where = f"{source}, {counted_in} {row.number}"
         text = join_kmers(row.sequence, where)
         sequences.append(_to_bases(text, where))
-        ambiguous += sequences[-1].count("N") - text.count("N") - text.count("n")
+        ambiguous.append(sequences[-1].count("N") - text.count("N") - text.count("n"))
         labels.append(_to_label(row.label, classes, where))
     if not sequences:
         raise UserError(f"{source}: there are no rows in it")

@@ -78,11 +78,11 @@ class Task(Settings):
     shots: int | None = Field(default=None, ge=1)
     """Training sequences of each class, in a few-shot task."""
     folder: str | None = None
-    """Folder of the task's files, below the folder of all data; empty: the task's name."""
+    """Folder of the task's files, below the folder of all data (`.`: that one itself); empty: the task's name."""
     files: Files = Files()
     """Files in the folder."""
     configuration: str | None = None
-    """Name of the task within a Hugging Face dataset of several (its `configuration` there)."""
+    """Configuration that the task is in a dataset on the Hugging Face hub."""
     recipe: Recipe
     """How a model is fine-tuned."""
 

@@ -1,5 +1,7 @@
 """How the splits of a task are read, and what is said of a file that is wrong: always the file and the line."""
 
+from itertools import islice, product
+
 import datasets
 import pytest
 
@@ -50,8 +52,8 @@ def test_iupac_codes_become_n_and_are_counted(make_task, write, toy_files):
     text = "sequence,label\nACNNGT,0\nARyGTn,1\n"
     data = read_task(make_task(), write(toy_files | {"toy/train.csv": text}))
     assert data.train.sequences == ["ACNNGT", "ANNGTN"]
-    assert data.train.ambiguous == 2
-    assert data.test.ambiguous == 0
+    assert data.train.ambiguous == [0, 2]
+    assert data.test.ambiguous == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ def test_iupac_codes_become_n_and_are_counted(make_task, write, toy_files):
         ("sequence,label\nAC-T,0\n", 2, r"'-' \(character 3\)"),
         ("sequence,label\nACßT,0\n", 2, r"'\\xdf' \(character 3\)"),
         ("sequence,label\n,0\n", 2, "there is no sequence"),
-        ('sequence,label\n"AC\nGT",0\n\nACXT,7\n', 5, "the label is 7"),
+        ('sequence,label\n"ACG\nCGT",0\n\nACXT,7\n', 5, "the label is 7"),
         ('sequence,label\nACGT,0\n"ACGT,0\nACGT,0\n', 3, "this row cannot be read"),
         ("sequence\tlabel\nACG CGT GTA\t0\nACG CGT TTA\t0\n", 3, "words 2 and 3 are CGT and TTA"),
         ("sequence\tlabel\nACG CGT GT\t0\n", 2, "words 2 and 3 are CGT and GT, but neighbouring 3-mers share 2 bases"),
@@ -133,10 +135,8 @@ class TestResplit:
 
     @pytest.fixture
     def data(self, write):
-        dev = [
-            f"{'ACGT'[i % 4]}{'ACGT'[i // 4 % 4]}{'ACGT'[i // 16 % 4]}{'ACGT'[i // 64]},{int(i < 50)}"
-            for i in range(200)
-        ]
+        words = islice(map("".join, product("ACGT", repeat=4)), 200)
+        dev = [f"{word},{int(i < 50)}" for i, word in enumerate(words)]
         return write(
             {
                 "toy/dev.csv": "sequence,label\n" + "\n".join(dev),
@@ -189,10 +189,10 @@ class TestDatasets:
         )
 
     @pytest.mark.parametrize("dev", ["dev", "validation"])
-    @pytest.mark.parametrize("place", ["toy", "."])
-    def test_a_saved_dataset(self, make_task, tmp_path, place, dev):
-        self.save(tmp_path / place, dev=dev)
-        data = read_task(make_task(), tmp_path)
+    @pytest.mark.parametrize("folder", [None, "other", "."])
+    def test_a_saved_dataset(self, make_task, tmp_path, folder, dev):
+        self.save(tmp_path / (folder or "toy"), dev=dev)
+        data = read_task(make_task(folder=folder), tmp_path)
         assert rows(data.train) == rows(data.dev) == rows(data.test) == [("ACGT", 0), ("CCGT", 1)]
 
     @pytest.mark.parametrize(
@@ -232,5 +232,9 @@ class TestDatasets:
             raise FileNotFoundError("offline")
 
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        with pytest.raises(UserError, match=r"someone/GUE: not a Hugging Face dataset that can be read \(offline\)"):
+        with pytest.raises(UserError, match=r"someone/GUE \(default\): not a Hugging Face dataset .* \(offline\)"):
+            read_task(make_task(configuration="default"), "someone/GUE")
+
+    def test_on_the_hub_no_two_tasks_get_the_same_data_unasked(self, make_task):
+        with pytest.raises(UserError, match="task toy does not say which configuration of the dataset it is"):
             read_task(make_task(), "someone/GUE")

@@ -7,7 +7,7 @@ from cmgems.evaluation.integrity import Duplicates, Overlap, check_integrity, co
 
 
 def split(source, *rows):
-    return Split(source, [sequence for sequence, _ in rows], np.array([label for _, label in rows]))
+    return Split(source, [sequence for sequence, _ in rows], np.array([label for _, label in rows]), [0] * len(rows))
 
 
 def test_duplicates_and_overlaps(make_task):

@@ -139,7 +139,7 @@ def test_what_is_wrong_with_a_suite_is_said(write_suite, old, new, message):
 
 def test_choosing_the_best_checkpoint_needs_a_validation_split(write_suite):
     text = OWN.replace("epochs: 2", "epochs: 2, evaluate_every: 9").replace("200\n", "200\n    files: {dev: null}\n")
-    with pytest.raises(UserError, match="enhancers/liver: recipe.evaluate_every needs a validation split"):
+    with pytest.raises(UserError, match=r"enhancers/liver: recipe\.evaluate_every needs a validation split"):
         load_suite(write_suite(text))
 
 

