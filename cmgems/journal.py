@@ -63,6 +63,41 @@ class Message:
     """Bytes of the journal up to the end of the line."""
 
 
+def read_contents(folder: Path) -> list[dict[str, Any]]:
+    """Contents of all messages of a run's folder, also while the run goes on; empty where there is no journal.
+
+    Takes no lock and writes nothing. Raises UserError if there is a journal and it cannot be read.
+    """
+    path = folder / JOURNAL
+    try:
+        return [content for _, content in _lines(path, 0) if "run" not in content] if path.exists() else []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def _lines(path: Path, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """End and content of each complete line of a journal from a byte on."""
+    with path.open("rb") as file:
+        file.seek(start)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return  # still being written
+            start += len(line)
+            try:
+                yield start, json.loads(line)
+            except ValueError:
+                continue  # cut short by a crash: it was never whole
+
+
+def find_place(folder: Path) -> Place | None:
+    """Where the newest part of a folder's journal belongs, whether or not its run goes on; None without a journal."""
+    path, place = folder / JOURNAL, None
+    for _, content in _lines(path, 0) if path.exists() else ():
+        if "run" in content:
+            place = Place(**content)
+    return place
+
+
 class Journal:
     """The journal of a run's folder, in the hands of this process until `close`.
 
@@ -141,7 +176,7 @@ class Journal:
         except (OSError, ValueError):
             noted = 0  # if that is too little, messages are sent twice, which changes nothing in MLflow
         sent: tuple[int, str | None] = (0, None)
-        for end, content in self._lines(0):
+        for end, content in _lines(self.path, 0):
             if "run" in content:
                 self._current = content["run"]
                 self._places[content["run"]] = Place(**content)
@@ -151,24 +186,11 @@ class Journal:
 
     def _read(self, start: int, run: str | None) -> Iterator[Message]:
         """Messages from a byte on, which is in the part of this run."""
-        for end, content in self._lines(start):
+        for end, content in _lines(self.path, start):
             if "run" in content:
                 run = content["run"]
             elif run is not None:
                 yield Message(self._places[run], content, end)
-
-    def _lines(self, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        """End and content of each complete line from a byte on."""
-        with self.path.open("rb") as file:
-            file.seek(start)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return  # still being written
-                start += len(line)
-                try:
-                    yield start, json.loads(line)
-                except ValueError:
-                    continue  # cut short by a crash: it was never whole
 
 
 class Sender(threading.Thread):

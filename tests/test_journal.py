@@ -7,7 +7,7 @@ import pytest
 
 from cmgems import journal as journals
 from cmgems.errors import UserError
-from cmgems.journal import Journal, Place, Sender
+from cmgems.journal import Journal, Place, Sender, read_contents
 
 HERE = Place("sqlite:///here.db", "experiment", "run-a")
 
@@ -51,6 +51,20 @@ def test_what_is_marked_as_sent_is_not_sent_again_by_another_process(journal):
     assert again.count_unsent() == 3
     assert len(list(again.messages())) == 5
     again.close()
+
+
+def test_contents_are_read_while_another_process_writes(journal):
+    journal.append({"number": 0})
+    journal.append({"number": 1})
+    with journal.path.open("ab") as file:
+        file.write(b'{"number": 2')
+    before = sorted((path, path.read_bytes()) for path in journal.folder.iterdir())
+    assert read_contents(journal.folder) == [{"number": 0}, {"number": 1}]
+    assert sorted((path, path.read_bytes()) for path in journal.folder.iterdir()) == before
+
+
+def test_a_folder_without_a_journal_has_no_contents(tmp_path):
+    assert read_contents(tmp_path) == []
 
 
 @pytest.mark.parametrize("noted", ["", "17 or so"])

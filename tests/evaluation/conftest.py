@@ -2,6 +2,7 @@
 
 import pytest
 
+from cmgems.evaluation.results import Result
 from cmgems.evaluation.tasks import Task
 
 RECIPE = {"learning_rate": 3e-5, "batch": 32, "epochs": 3, "warmup_steps": 50}
@@ -40,3 +41,44 @@ def toy_files() -> dict[str, str]:
         "toy/dev.csv": "sequence,label\nACGA,0\n",
         "toy/test.csv": "sequence,label\nACGC,0\nTTTT,1\n",
     }
+
+
+@pytest.fixture
+def make_result():
+    """Make a result of the model `step-00000100` with an MCC; any field can be given."""
+
+    def make(mcc=0.5, **fields) -> Result:
+        kind = fields.get("kind", "model")
+        names = {"model": "step-00000100", "random weights": "random-weights", "k-mer regression": "4-mer-regression"}
+        given = {
+            "suite": "toy",
+            "metric": "mcc",
+            "task": "one",
+            "species": "toy",
+            "task_kind": "toy",
+            "classes": ["no", "yes"],
+            "group": None,
+            "shots": None,
+            "kind": kind,
+            "subject": names[kind],
+            "model": "runs/toy/1/models/step-00000100",
+            "step": 100 if kind == "model" else None,
+            "seed": 42,
+            "resplit": False,
+            "metrics": {"mcc": mcc, "accuracy": 0.75},
+            "dev_metrics": {"mcc": 0.4},
+            "confusion": [[2, 1], [0, 1]],
+            "rows": {"train": 3, "dev": 1, "test": 4},
+            "integrity": {},
+            "lengths": {},
+            "ambiguous": 0,
+            "recipe": RECIPE,
+            "best_step": 8,
+            "history": [{"step": 4, "loss": 0.7, "learning_rate": 1e-5}, {"step": 8, "dev/mcc": 0.4}],
+            "seconds": 2,
+            "identity": {"model": "abc"},
+            "versions": {},
+        }
+        return Result.model_validate(given | fields)
+
+    return make

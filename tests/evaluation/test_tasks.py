@@ -36,8 +36,13 @@ def write_suite(tmp_path):
 
 
 def test_the_suites_that_ship():
-    assert suite_names() == ["fewshot", "gue", "yeast"]
-    assert {name: len(load_suite(name).tasks) for name in suite_names()} == {"fewshot": 25, "gue": 28, "yeast": 1}
+    assert suite_names() == ["demo", "fewshot", "gue", "yeast"]
+    assert {name: len(load_suite(name).tasks) for name in suite_names()} == {
+        "demo": 1,
+        "fewshot": 25,
+        "gue": 28,
+        "yeast": 1,
+    }
 
 
 def test_gue_has_the_published_tasks_and_groups(shared_data):
@@ -102,7 +107,7 @@ def test_a_users_own_tasks_are_a_file(write_suite):
 def test_an_unknown_task_or_suite_is_an_error_that_lists_what_there_is(write_suite):
     with pytest.raises(UserError, match="has no task kidney; its tasks: enhancers/liver, enhancers/heart"):
         load_suite(write_suite(OWN)).choose(["kidney"])
-    with pytest.raises(UserError, match=r"blue: no such file, nor a suite of that name\. Suites: fewshot, gue, yeast"):
+    with pytest.raises(UserError, match=r"blue: no such file, nor a suite of that name\. Suites: demo, fewshot, gue"):
         load_suite("blue")
 
 

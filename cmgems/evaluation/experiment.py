@@ -1,0 +1,180 @@
+"""One task, one seed, one model or floor: from the data to a result in its folder."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+from accelerate import PartialState
+
+from cmgems.evaluation.classifier import Source, digest, load_classifier, load_encoder
+from cmgems.evaluation.data import TaskData
+from cmgems.evaluation.figures import draw_confusion
+from cmgems.evaluation.finetuning import Machine, Outcome, fine_tune
+from cmgems.evaluation.inputs import Rows, summarise_lengths
+from cmgems.evaluation.integrity import check_integrity
+from cmgems.evaluation.regression import K, regression
+from cmgems.evaluation.results import RESULT, Kind, Result, read_result, result_files, write_result
+from cmgems.evaluation.scores import Predictions, confusion, score
+from cmgems.evaluation.tasks import Suite, Task
+
+PROCEDURE = "1"
+"""Raised when the same data, model and recipe are to give other numbers than before: results are computed again."""
+
+_LIBRARIES = ("cmgems", "torch", "transformers", "accelerate", "scikit-learn", "numpy")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is scored: a model, or a floor."""
+
+    kind: Kind
+    name: str
+    """Name in tables and of the folder: `step-00010000`, `random-weights`."""
+    source: Source
+    """The model; of a floor the model that it is the floor of."""
+    step: int | None = None
+    """Optimizer steps that the model was pretrained for, if known."""
+
+
+def random_weights(source: Source) -> Subject:
+    """The floor that has the model's architecture and none of what it has learned."""
+    floor = Source(source.model, source.trust_remote_code, random_weights=True, max_tokens=source.max_tokens)
+    return Subject("random weights", "random-weights", floor)
+
+
+def kmer_regression(source: Source) -> Subject:
+    """The floor that is no neural network."""
+    return Subject("k-mer regression", f"{K}-mer-regression", source)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One task, one seed, one subject."""
+
+    suite: Suite
+    task: Task
+    subject: Subject
+    seed: int
+    machine: Machine
+
+    @property
+    def title(self) -> str:
+        """What progress and errors call it."""
+        return f"{self.task.name}, {self.subject.name}, seed {self.seed}"
+
+    def identity(self, data: TaskData) -> dict[str, str]:
+        """All that has a say in the numbers, by name."""
+        return {
+            "procedure": PROCEDURE,
+            "data": _data_digest(data),
+            "task": _digest(json.dumps(self.task.model_dump(mode="json"), sort_keys=True)),
+            "model": f"{K}-mers" if self.subject.kind == "k-mer regression" else digest(self.subject.source),
+            "precision": self.machine.precision,
+            "max_tokens": str(self.subject.source.max_tokens),
+        }
+
+
+def existing_result(folder: Path, identity: Mapping[str, str]) -> Result | None:
+    """The result in a folder, if there is one of the same data, task and model."""
+    if not (folder / RESULT).is_file():
+        return None
+    result = read_result(folder)
+    return result if result.identity == dict(identity) else None
+
+
+def run(experiment: Experiment, data: TaskData, folder: Path, keep_model: bool = False) -> Result:
+    """Compute a result, and write it into `folder`; collective.
+
+    `keep_model` writes the fine-tuned classifier and its tokenizer there too, in a folder `model`.
+    """
+    state = PartialState()
+    with result_files(folder, state.is_main_process) as partial:
+        state.wait_for_everyone()
+        if experiment.subject.kind == "k-mer regression":
+            result, predictions = _run_regression(experiment, data)
+        else:
+            result, predictions = _run_model(experiment, data, partial, keep_model)
+        if state.is_main_process:
+            write_result(partial, result, predictions)
+            draw_confusion(result, partial / "confusion.png")
+    state.wait_for_everyone()
+    return result
+
+
+def _run_regression(experiment: Experiment, data: TaskData) -> tuple[Result, Predictions]:
+    test = regression(data.train, data.test, len(data.task.classes))
+    return _result(experiment, data, test, None, {}, None), test
+
+
+def _run_model(experiment: Experiment, data: TaskData, partial: Path, keep_model: bool) -> tuple[Result, Predictions]:
+    source, recipe = experiment.subject.source, data.task.recipe
+    encoder = load_encoder(source)
+    model = load_classifier(source, len(data.task.classes), recipe.dropout, experiment.seed)
+    rows = {name: Rows(split, encoder) for name, split in data.splits.items()}
+    lengths = asdict(summarise_lengths(list(rows.values()), encoder.limit))
+    meanwhile = partial / "checkpoints"
+    outcome = fine_tune(model, encoder, rows, recipe, experiment.machine, experiment.seed, meanwhile, experiment.title)
+    if PartialState().is_main_process:
+        shutil.rmtree(meanwhile, ignore_errors=True)
+        if keep_model:
+            model.save_pretrained(partial / "model")
+            encoder.tokenizer.save_pretrained(partial / "model")
+    return _result(experiment, data, outcome.test, outcome.dev, lengths, outcome), outcome.test
+
+
+def _result(
+    experiment: Experiment,
+    data: TaskData,
+    test: Predictions,
+    dev: Predictions | None,
+    lengths: dict[str, int],
+    outcome: Outcome | None,
+) -> Result:
+    task, subject = data.task, experiment.subject
+    return Result(
+        suite=experiment.suite.name,
+        metric=experiment.suite.metric,
+        task=task.name,
+        species=task.species,
+        task_kind=task.kind,
+        classes=task.classes,
+        group=task.group,
+        shots=task.shots,
+        kind=subject.kind,
+        subject=subject.name,
+        model=subject.source.model,
+        step=subject.step,
+        seed=experiment.seed,
+        resplit=data.resplit,
+        metrics=score(test),
+        dev_metrics=score(dev) if dev else {},
+        confusion=confusion(test),
+        rows={name: len(split) for name, split in data.splits.items()},
+        integrity=asdict(check_integrity(data)),
+        lengths=lengths,
+        ambiguous=sum(sum(split.ambiguous) for split in data.splits.values()),
+        recipe=task.recipe.model_dump() if outcome else {},
+        best_step=outcome.best_step if outcome else None,
+        history=outcome.history if outcome else [],
+        seconds=outcome.seconds if outcome else 0,
+        identity=experiment.identity(data),
+        versions={name: version(name) for name in _LIBRARIES},
+    )
+
+
+def _data_digest(data: TaskData) -> str:
+    """Fingerprint of all sequences and labels, and of which split they are in."""
+    total = sha256(b"resplit" if data.resplit else b"")
+    for name, split in data.splits.items():
+        total.update(f"{name} {len(split)}\n".encode())
+        total.update("\n".join(split.sequences).encode())
+        total.update(split.labels.tobytes())
+    return total.hexdigest()
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()

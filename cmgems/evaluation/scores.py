@@ -1,0 +1,67 @@
+"""Scores of a classifier, computed once over all rows of a split (scikit-learn's definitions)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    matthews_corrcoef,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier says about the rows of a split, in their order."""
+
+    labels: npt.NDArray[np.int64]
+    """True labels [rows], in 0..classes-1."""
+    probabilities: npt.NDArray[np.float64]
+    """Probability of each class [rows, classes]; each row sums to one."""
+
+    @property
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """Label of the highest probability of each row [rows]; of equal ones the first."""
+        return np.asarray(self.probabilities.argmax(axis=1))
+
+
+def probabilities(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Softmax over the classes of `logits` [rows, classes], in double precision."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+
+
+def score(predictions: Predictions) -> dict[str, float]:
+    """Return all metrics of a split: `mcc` in -1..1, the others in 0..1.
+
+    `f1`, `precision` and `recall` are unweighted means over all classes of the task (macro), 0 for a class that is
+    never predicted. `roc_auc` is the area for class 1 of two classes; of more, the unweighted mean over the classes,
+    each against the rest. It is left out where the split does not have all classes: there it has no value.
+    """
+    labels, predicted = predictions.labels, predictions.predicted
+    classes = predictions.probabilities.shape[1]
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        labels, predicted, labels=range(classes), average="macro", zero_division=0
+    )
+    metrics = {
+        "mcc": float(matthews_corrcoef(labels, predicted)),
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "f1": float(f1),
+        "precision": float(precision),
+        "recall": float(recall),
+    }
+    if len(np.unique(labels)) == classes:
+        of_class = predictions.probabilities[:, 1] if classes == 2 else predictions.probabilities
+        metrics["roc_auc"] = float(roc_auc_score(labels, of_class, multi_class="ovr"))
+    return metrics
+
+
+def confusion(predictions: Predictions) -> list[list[int]]:
+    """Return the number of rows of each true class (outer list) that are predicted as each class (inner list)."""
+    classes = range(predictions.probabilities.shape[1])
+    matrix = confusion_matrix(predictions.labels, predictions.predicted, labels=classes)
+    return [[int(count) for count in row] for row in matrix]
