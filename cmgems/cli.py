@@ -1,15 +1,16 @@
-"""The `cmgems` command: `cmgems prepare`, `cmgems npmi`, `cmgems sync`."""
+"""The `cmgems` command: `cmgems prepare`, `cmgems npmi`, `cmgems benchmark`, `cmgems report`, `cmgems sync`."""
 
 import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict, SettingsError
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict
 from tqdm import tqdm
 
-from cmgems.config import NpmiConfig, PrepareConfig, Settings, describe_validation_error
-from cmgems.errors import UserError, exit_on_user_error
+from cmgems.config import COMMAND, NpmiConfig, PrepareConfig, Settings, run_command
+from cmgems.errors import INCOMPLETE_EXIT_CODE, UserError, exit_on_user_error
+from cmgems.evaluation.settings import BenchmarkConfig
 from cmgems.masking.npmi import Counts, human_counts, npmi_from_counts, read_counts, write_npmi
 from cmgems.sequence.corpus import load_corpus, prepare_corpus
 from cmgems.sequence.tokenizer import count_kmers
@@ -95,17 +96,49 @@ class Sync(Settings):
             raise UserError("\n  ".join(errors))
 
 
-class Commands(BaseSettings):
-    """What goes with cmgems/pretrain.py: corpora, NPMI tables, and sending to MLflow what runs left unsent."""
+class Benchmark(BenchmarkConfig):
+    """Score a model on a suite of downstream tasks, over several seeds, beside its floors."""
 
-    model_config = SettingsConfigDict(
-        cli_prog_name="cmgems", cli_exit_on_error=False, cli_avoid_json=True, cli_hide_none_type=True
-    )
+    def cli_cmd(self) -> None:
+        """Score, and end with exit code 1 if some of it failed."""
+        from cmgems.evaluation.benchmark import benchmark  # here, because it takes seconds to import
+
+        if not benchmark(self):
+            sys.exit(INCOMPLETE_EXIT_CODE)
+
+
+class Report(Settings):
+    """Put the downstream scores of runs side by side and beside the published ones: a page, report.html."""
+
+    folders: CliPositionalArg[list[Path]] = Field(min_length=1)
+    """Folders of pretraining runs, or of others that `cmgems benchmark` has written to."""
+    output: Path | None = None
+    """Folder that gets the page and its pictures; empty: `report` in the first run's folder."""
+
+    def cli_cmd(self) -> None:
+        """Write the page, and make it an artifact of all the runs in MLflow."""
+        from cmgems.evaluation.publish import publish_report  # here, because they take seconds to import
+        from cmgems.evaluation.report import report_files, write_report
+
+        output = self.output or self.folders[0] / "report"
+        print(write_report(self.folders, output))
+        for folder in self.folders:
+            publish_report(folder, report_files(output))
+
+
+class Commands(BaseSettings):
+    """What goes with cmgems/pretrain.py: corpora, NPMI tables, downstream scores, and what MLflow has not got yet."""
+
+    model_config = SettingsConfigDict(**COMMAND, cli_prog_name="cmgems")
 
     prepare: CliSubCommand[Prepare]
     """Cut genomes into the windows of a training corpus."""
     npmi: CliSubCommand[Npmi]
     """Compute the NPMI of all k-mers."""
+    benchmark: CliSubCommand[Benchmark]
+    """Score a model on a suite of downstream tasks."""
+    report: CliSubCommand[Report]
+    """Write a page on the downstream scores of runs."""
     sync: CliSubCommand[Sync]
     """Send to MLflow what runs could not send while they went on."""
 
@@ -117,9 +150,4 @@ class Commands(BaseSettings):
 def main(arguments: list[str] | None = None) -> None:
     """Run `cmgems` with the process's arguments; exit code 2 for a user's mistake."""
     with exit_on_user_error():
-        try:
-            CliApp.run(Commands, cli_args=sys.argv[1:] if arguments is None else arguments)
-        except SettingsError as error:
-            raise UserError(str(error)) from None
-        except ValidationError as error:
-            raise UserError(describe_validation_error(error, Commands)) from None
+        run_command(Commands, sys.argv[1:] if arguments is None else arguments)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
+from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from cmgems.errors import UserError
 
@@ -29,6 +29,12 @@ class Settings(BaseModel):
     """Base of all groups of settings: unknown names are errors, docstrings become help texts."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, frozen=True)
+
+
+COMMAND = SettingsConfigDict(
+    cli_exit_on_error=False, cli_avoid_json=True, cli_hide_none_type=True, cli_implicit_flags=True
+)
+"""How commands read their settings."""
 
 
 class PrepareConfig(Settings):
@@ -432,6 +438,25 @@ def load_config(arguments: list[str], program: str = "pretrain.py") -> PretrainC
         return PretrainConfig.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{recipe.name}: " + describe_validation_error(error, PretrainConfig)) from None
+
+
+def run_command(command: type[BaseSettings], arguments: list[str]) -> None:
+    """Read the settings of a command from its arguments, and call its `cli_cmd`; `--a-name` is the same as `--a_name`.
+
+    Raises UserError naming the setting that is wrong. `--help` prints all settings and exits.
+    """
+    try:
+        CliApp.run(command, cli_args=[_underscored(argument) for argument in arguments])
+    except SettingsError as error:
+        raise UserError(f"command line: {error}") from None
+    except ValidationError as error:
+        raise UserError(describe_validation_error(error, command)) from None
+
+
+def _underscored(argument: str) -> str:
+    option, separator, value = argument.partition("=")
+    start = next((start for start in ("--no-", "--") if option.startswith(start)), option)
+    return start + option.removeprefix(start).replace("-", "_") + separator + value
 
 
 def find_recipe(name: str) -> Path:

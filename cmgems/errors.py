@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 USER_ERROR_EXIT_CODE = 2
 LOST_PROCESS_EXIT_CODE = 1
+INCOMPLETE_EXIT_CODE = 1  # some parts of what was asked for failed, and the others are done
 INTERRUPTED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 

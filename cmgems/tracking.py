@@ -186,7 +186,7 @@ def open_run(
         return
     journal = Journal(folder)
     try:
-        place = _place(config.tracking, run_id or _create_run(config.tracking, name))
+        place = place_of_run(config.tracking, run_id or create_run(config.tracking, name))
         tracker = Tracker(place.run, journal, again=run_id is not None and repeats_exactly)
         journal.begin(place)
     except BaseException:
@@ -239,7 +239,7 @@ def sync(folder: Path) -> str:
     return f"{folder}: {number} messages sent" if number else f"{folder}: nothing to send"
 
 
-def _place(settings: TrackingConfig, run_id: str) -> Place:
+def place_of_run(settings: TrackingConfig, run_id: str) -> Place:
     """Where the run is in MLflow; an SQLite file by its full path, so that it is found from other folders too."""
     uri, prefix = settings.uri, "sqlite:///"
     if uri.startswith(prefix):
@@ -247,7 +247,7 @@ def _place(settings: TrackingConfig, run_id: str) -> Place:
     return Place(uri, settings.experiment, run_id)
 
 
-def _create_run(settings: TrackingConfig, name: str) -> str:
+def create_run(settings: TrackingConfig, name: str) -> str:
     """A new run's id. Without MLflow's notion of an active run, which calls the server when the process ends."""
     with _user_error(settings.uri):
         client = mlflow.MlflowClient(tracking_uri=settings.uri)

@@ -1,0 +1,274 @@
+"""`cmgems benchmark` and cmgems/finetune.py on a toy suite, with tiny models."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+
+from cmgems.cli import main
+from cmgems.errors import UserError
+from cmgems.evaluation import finetuning
+from cmgems.evaluation.benchmark import model_subject, run_folder
+from cmgems.evaluation.finetuning import start_processes
+from cmgems.evaluation.settings import BenchmarkConfig
+from cmgems.journal import Journal, Place
+from tests.evaluation.models import ours
+from tests.training.launching import ACCELERATE, DDP, ENVIRONMENT, REPOSITORY, forget_accelerator
+
+RECIPE = {"learning_rate": 1e-3, "batch": 8, "steps": 4, "warmup_steps": 1, "evaluate_every": 2}
+TASK = {"species": "toy", "kind": "toy", "classes": ["no", "yes"], "length": 40, "group": "toys", "recipe": RECIPE}
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    forget_accelerator()
+    yield
+    forget_accelerator()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def mlflow_uri(tmp_path_factory):
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with a model in a run's folder, a suite of two tasks, and their data."""
+    ours(tmp_path / "run" / "models" / "step-00000100")
+    tasks = [{"name": name, **TASK} for name in ("one", "two")]
+    (tmp_path / "toys.yaml").write_text(yaml.safe_dump({"name": "toys", "source": "toys", "tasks": tasks}))
+    for task, word in (("one", "AAAA"), ("two", "CGCG")):
+        (tmp_path / "data" / task).mkdir(parents=True)
+        for split, rows in (("train", 40), ("dev", 12), ("test", 13)):
+            text = "".join(f"{sequence(i, split, word if i % 2 else '')},{i % 2}\n" for i in range(rows))
+            (tmp_path / "data" / task / f"{split}.csv").write_text("sequence,label\n" + text)
+    return tmp_path
+
+
+def sequence(number, split, word):
+    """A sequence of 30 nucleotides that differs from row to row and from split to split."""
+    digits = f"{number + {'train': 0, 'dev': 100, 'test': 200}[split]:010b}"
+    return word + "".join("GT"[int(d)] + "TCA"[i % 3] for i, d in enumerate(digits)) + "GATTACAGAT"[len(word) :]
+
+
+def benchmark(place, uri, *more):
+    main(
+        [
+            *("benchmark", "--suite", f"{place}/toys.yaml", "--data", f"{place}/data", "--tracking_uri", uri),
+            *("--model", f"{place}/run/models/step-00000100", "--output", f"{place}/run", "--seeds", "2", *more),
+        ]
+    )
+
+
+def results(place):
+    """Results by their place, with the time of their file."""
+    folder = place / "run" / "downstream" / "toys"
+    return {
+        str(path.parent.relative_to(folder)): (json.loads(path.read_text()), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("seed-*/result.json"))
+    }
+
+
+def test_a_suite_gives_results_children_in_mlflow_means_and_a_table(place, mlflow_uri, capsys):
+    benchmark(place, mlflow_uri)
+    there = results(place)
+    assert set(there) == {
+        *(f"step-00000100/{task}/seed-{seed}" for task in ("one", "two") for seed in (42, 43)),
+        *(f"random-weights/{task}/seed-{seed}" for task in ("one", "two") for seed in (42, 43)),
+        *(f"4-mer-regression/{task}/seed-42" for task in ("one", "two")),
+    }
+    output = capsys.readouterr().out
+    assert "[10/10] two, 4-mer-regression, seed 42: mcc" in output
+    first, second = (there[f"step-00000100/one/seed-{seed}"][0]["metrics"]["mcc"] for seed in (42, 43))
+    mean, sd = (first + second) / 2, abs(first - second) / 2**0.5
+    assert f"one   {100 * mean:.2f} ± {100 * sd:.2f} (2)" in output
+
+    client = MlflowClient(tracking_uri=mlflow_uri)
+    parent = json.loads((place / "run/downstream/mlflow.json").read_text())["run"]
+    experiment = client.get_run(parent).info.experiment_id
+    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    assert len(children) == 10
+    metrics = client.get_run(parent).data.metrics
+    assert metrics["toys/mcc/one"] == pytest.approx(mean)
+    assert {"toys/mean_mcc_toys", "toys/mean_mcc_toys_random", "toys/mean_mcc_toys_kmers"} <= set(metrics)
+    [point] = client.get_metric_history(parent, "toys/mean_mcc_toys")
+    assert point.step == 100
+
+    benchmark(place, mlflow_uri)
+    assert results(place) == there
+    assert "there already" in capsys.readouterr().out
+    assert len(client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")) == 10
+
+
+def test_a_task_that_fails_does_not_keep_the_others_back(place, mlflow_uri, capsys):
+    (place / "data" / "one" / "test.csv").write_text("sequence,label\nACGTACGT,2\n")
+    with pytest.raises(SystemExit) as exit_:
+        benchmark(place, mlflow_uri, "--no-floors")
+    assert exit_.value.code == 1
+    assert set(results(place)) == {f"step-00000100/two/seed-{seed}" for seed in (42, 43)}
+    errors = capsys.readouterr().err
+    assert "2 of 4 failed" in errors
+    assert "one/test.csv, line 2: the label is 2, but the task has 2 classes: 0..1" in errors
+
+
+def test_shards_share_the_work(place, mlflow_uri):
+    benchmark(place, mlflow_uri, "--no-floors", "--shard", "1/3")
+    first = results(place)
+    assert set(first) == {"step-00000100/one/seed-42", "step-00000100/two/seed-43"}
+    for shard in ("2/3", "3/3"):
+        benchmark(place, mlflow_uri, "--no-floors", "--shard", shard)
+    whole = results(place)
+    assert len(whole) == 4
+    assert {name: whole[name] for name in first} == first
+
+
+def test_a_result_of_another_recipe_or_of_other_data_is_computed_again(place, mlflow_uri):
+    chosen = ("--tasks", "one", "--seeds", "1", "--no-floors")
+    benchmark(place, mlflow_uri, *chosen)
+    before = results(place)
+    suite = yaml.safe_load((place / "toys.yaml").read_text())
+    suite["tasks"][0]["recipe"] = RECIPE | {"learning_rate": 2e-3}
+    (place / "toys.yaml").write_text(yaml.safe_dump(suite))
+    benchmark(place, mlflow_uri, *chosen)
+    after = results(place)
+    assert after["step-00000100/one/seed-42"][0]["recipe"]["learning_rate"] == 2e-3
+    with (place / "data/one/test.csv").open("a") as file:
+        file.write("ACGTTTTTTTGGG,1\n")
+    benchmark(place, mlflow_uri, *chosen)
+    assert [result["rows"]["test"] for result, _ in results(place).values()] == [14]
+    assert set(before) == set(after) == set(results(place))
+
+
+def test_without_mlflow_the_scores_are_in_files_and_are_sent_the_next_time(place, mlflow_uri, capsys):
+    chosen = ("--tasks", "one", "--no-floors")
+    benchmark(place, "http://127.0.0.1:9", *chosen)
+    assert "MLflow does not have all scores" in capsys.readouterr().err
+    there = results(place)
+    assert len(there) == 2
+    benchmark(place, mlflow_uri, *chosen)
+    assert results(place) == there
+    parent = json.loads((place / "run/downstream/mlflow.json").read_text())["run"]
+    assert "toys/mcc/one" in MlflowClient(tracking_uri=mlflow_uri).get_run(parent).data.metrics
+
+
+def test_a_model_in_a_runs_folder_belongs_to_that_run(tmp_path, monkeypatch):
+    model = ours(tmp_path / "runs" / "demo" / "1" / "models" / "step-00003000")
+    config = BenchmarkConfig(model=str(model), data="data")
+    monkeypatch.chdir(tmp_path)
+    assert run_folder(config).parent.name == "runs"  # nobody knows of a run there yet
+    journal = Journal(model.parent.parent)
+    journal.begin(Place("sqlite:///mlflow.db", "pretraining", "abc"))
+    journal.close()
+    assert run_folder(config) == model.parent.parent
+    assert (model_subject(config).name, model_subject(config).step) == ("step-00003000", 3000)
+
+
+def test_a_model_of_the_hub_has_a_folder_of_its_own():
+    config = BenchmarkConfig(model="zhihan1996/DNA_bert_6", data="data")
+    assert str(run_folder(config)) == "runs/zhihan1996--DNA_bert_6"
+    assert (model_subject(config).name, model_subject(config).step) == ("DNA_bert_6", None)
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/0"])
+def test_a_shard_that_is_none_is_an_error(shard, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["benchmark", "--model", "m", "--data", "d", "--shard", shard])
+    assert exit_.value.code == 2
+    assert f"{shard} is not a share such as 1/4" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_suite_that_was_killed_goes_on_and_ends_with_the_same_table(place, tmp_path_factory, mlflow_uri, capsys):
+    benchmark(place, mlflow_uri)
+    undisturbed = {name: result["metrics"] for name, (result, _) in results(place).items()}
+    table = capsys.readouterr().out.split("\n\n")[-1]
+    (place / "run" / "downstream").rename(place / "undisturbed")
+
+    program = "import sys; from cmgems.cli import main; main(sys.argv[1:])"
+    arguments = [
+        *("benchmark", "--suite", f"{place}/toys.yaml", "--data", f"{place}/data", "--tracking_uri", mlflow_uri),
+        *("--model", f"{place}/run/models/step-00000100", "--output", f"{place}/run", "--seeds", "2"),
+    ]
+    process = subprocess.Popen([sys.executable, "-c", program, *arguments], env=ENVIRONMENT, cwd=REPOSITORY)
+    end = time.monotonic() + 120
+    while len(results(place)) < 3:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = results(place)
+    assert 3 <= len(before) < 10
+
+    benchmark(place, mlflow_uri)
+    after = results(place)
+    assert {name: after[name] for name in before} == before
+    assert {name: result["metrics"] for name, (result, _) in after.items()} == undisturbed
+    assert capsys.readouterr().out.split("\n\n")[-1] == table
+    parent = json.loads((place / "run/downstream/mlflow.json").read_text())["run"]
+    client = MlflowClient(tracking_uri=mlflow_uri)
+    experiment = client.get_run(parent).info.experiment_id
+    assert len(client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")) == 10
+
+
+def finetune(place, uri, launcher, output, *more):
+    return subprocess.run(
+        [
+            *(ACCELERATE, "launch", *launcher, "cmgems/finetune.py", "--suite", f"{place}/toys.yaml", "--task", "one"),
+            *("--data", f"{place}/data", "--model", f"{place}/run/models/step-00000100", "--tracking_uri", uri),
+            *("--output", f"{place}/{output}", *more),
+        ],
+        env=ENVIRONMENT,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def predictions(place, output):
+    path = place / output / "downstream/toys/step-00000100/one/seed-42/predictions.csv"
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one_does(place, mlflow_uri):
+    path = place / "run/models/step-00000100/config.json"
+    without_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    path.write_text(json.dumps(json.loads(path.read_text()) | without_dropout))
+    # 13 rows: the last batch of two processes is ragged.
+    one = finetune(place, mlflow_uri, ("--num_processes", "1", "--cpu"), "alone", "--evaluation_batch", "2")
+    assert one.returncode == 0, one.stderr
+    two = finetune(place, mlflow_uri, DDP, "together", "--evaluation_batch", "2")
+    assert two.returncode == 0, two.stderr
+    alone, together = predictions(place, "alone"), predictions(place, "together")
+    assert [row["row"] for row in together] == [str(number) for number in range(13)]
+    for mine, theirs in zip(alone, together, strict=True):
+        assert (mine["label"], mine["prediction"]) == (theirs["label"], theirs["prediction"])
+        assert float(mine["probability_1"]) == pytest.approx(float(theirs["probability_1"]), abs=1e-6)
+    assert "one, step-00000100, seed 42, scored: mcc" in two.stdout
+    assert (place / "together/downstream/toys/step-00000100/one/seed-42/model/config.json").is_file()
+
+
+def test_fine_tuning_under_deepspeed_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UserError, match="launch with --config_file deepspeed_configs/ddp"):
+        start_processes()
+
+
+def test_processes_that_do_not_see_each_other_are_found_out(monkeypatch):
+    monkeypatch.setattr(finetuning, "PartialState", lambda **_: SimpleNamespace(num_processes=1))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="2 processes were launched, but each is on its own"):
+        start_processes()
