@@ -1,4 +1,5 @@
-# make demo     pretrain a small model on the yeast genome (ARGS='--training.steps 500' overrides settings)
+# make demo     pretrain a small model on the yeast genome, and score it on a downstream task
+#               (ARGS='--training.steps 500' overrides settings, RUN=FOLDER names the run's folder)
 # make test     all tests that every change has to pass
 # make unit     the quick part of them
 # make matrix   the long matrix of launches, by hand
@@ -17,11 +18,17 @@ TORCH  ?= $(if $(filter 0,$(GPUS)),torch==2.13.0,torch>=2.13$(comma)<2.15)
 # Threads of each of the demo's two processes.
 THREADS := $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 )))
 
+# The next free folder of the demo's runs.
+ifndef RUN
+RUN := runs/demo/$(shell echo $$(( $$(ls runs/demo 2>/dev/null | sort -n | tail -1) + 1 )))
+endif
+
 .PHONY: demo test unit slow matrix lint clean
 
 demo: $(VENV)/.installed
 	$(HIDE) OMP_NUM_THREADS=$(THREADS) $(BIN)/accelerate launch --config_file deepspeed_configs/zero2.yaml --num_processes 2 --main_process_port 0 \
-	    cmgems/pretrain.py --launch.distributed deepspeed --launch.zero_stage 2 --launch.processes 2 $(ARGS)
+	    cmgems/pretrain.py --launch.distributed deepspeed --launch.zero_stage 2 --launch.processes 2 --output $(RUN) $(ARGS)
+	$(BIN)/cmgems benchmark --suite demo --data data/yeast-tasks --seeds 1 --model $$(ls -d $(RUN)/models/step-* | tail -1)
 
 test: unit slow
 

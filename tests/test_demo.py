@@ -23,9 +23,9 @@ def demo(tmp_path_factory):
     """The demo's output, its MLflow run and its corpus."""
     folder = tmp_path_factory.mktemp("demo")
     uri = f"sqlite:///{folder}/mlflow.db"
-    settings = f"--tracking.uri {uri} --output {folder}/run --corpus.path {folder}/corpus"
+    settings = f"--tracking.uri {uri} --corpus.path {folder}/corpus"
     finished = subprocess.run(
-        ["make", "demo", f"ARGS={settings}"],
+        ["make", "demo", f"ARGS={settings}", f"RUN={folder}/run"],
         cwd=REPOSITORY,
         env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
         capture_output=True,
@@ -34,7 +34,7 @@ def demo(tmp_path_factory):
     )
     assert finished.returncode == 0, finished.stderr
     mlflow.set_tracking_uri(uri)
-    [run] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    run, *_ = mlflow.search_runs(search_all_experiments=True, output_format="list", order_by=["start_time"])
     return finished.stdout, run, load_corpus(folder / "corpus")
 
 
@@ -77,3 +77,20 @@ def test_it_says_what_happened_and_how_to_look_at_the_run(demo):
     output, run, _ = demo
     assert "stage genemask gave way to global after step " + run.data.tags["switch.1.step"] in output
     assert "mlflow ui --backend-store-uri sqlite:///" in output
+
+
+def test_it_ends_with_the_score_of_a_downstream_task_beside_its_floors(demo):
+    output, run, _ = demo
+    client = mlflow.MlflowClient()
+    children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+    scores = {child.data.tags["kind"]: child.data.metrics["test/mcc"] for child in children}
+    assert set(scores) == {"model", "random weights", "k-mer regression"}
+    assert all(score > 0.2 for score in scores.values())
+    last = client.get_run(run.info.run_id).data.metrics
+    assert last["demo/mcc/promoters"] == scores["model"]
+    assert last["demo/mcc_random/promoters"] == scores["random weights"]
+    title, names, row = output.strip().splitlines()[-3:]
+    assert title.startswith("mcc x 100 of the test split")
+    assert names.split() == ["task", "step-00003000", "random-weights", "4-mer-regression"]
+    shown = [f"{100 * scores[kind]:.2f}" for kind in ("model", "random weights", "k-mer regression")]
+    assert row.replace("(1)", "").split() == ["promoters", *shown]

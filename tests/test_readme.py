@@ -20,6 +20,8 @@ REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
 
+DOWNSTREAM = (REPOSITORY / "docs" / "downstream.md").read_text()
+
 RUN_ELSEWHERE = {
     "make demo": "test_demo.py",
     "make test": ".ci/run",
@@ -54,7 +56,10 @@ def test_every_command_is_run_by_a_test():
         ["cmgems", "npmi"],
         ["accelerate", "launch"],
         ["mlflow", "ui"],
+        ["cmgems", "benchmark"],
+        ["cmgems", "report"],
     ]
+    assert set(commands_run_here()[-2:]) <= set(commands(DOWNSTREAM))
     assert set(RUN_ELSEWHERE) <= set(commands(README))
 
 
@@ -109,13 +114,31 @@ def run(command, folder):
 
 @pytest.mark.slow
 def test_the_commands_for_a_genome_of_ones_own(workplace):
-    prepare, npmi, launch, ui = commands_run_here()
+    prepare, npmi, launch, ui, *_ = commands_run_here()
     assert "6-mers" in run(prepare, workplace)
     assert "NPMI of 4,096 6-mers" in run(npmi, workplace)
     assert "mlflow ui" in run(f"{launch} {SHRUNK}", workplace)
     check_ui(ui, workplace)
     [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     run(f"{sys.executable} -c '{code.replace('step-00010000', 'step-00000003')}'", workplace)
+    check_downstream(workplace)
+
+
+def check_downstream(folder):
+    """The commands for downstream tasks, with the model that was trained, and a few rows as data."""
+    rows = "sequence,label\n" + "".join(f"{'ACGT' * 5}{'TA'[i % 2] * 5}{'ACGT' * 5},{i % 2}\n" for i in range(4))
+    for task in ("mouse/2", "mouse/3"):
+        (folder / "GUE" / task).mkdir(parents=True)
+        for split in ("train", "dev", "test"):
+            (folder / "GUE" / task / f"{split}.csv").write_text(rows)
+    finetune, benchmark, report = (c.replace("step-00010000", "step-00000003") for c in commands(DOWNSTREAM))
+    assert "mouse/2, step-00000003, seed 42, scored: mcc" in run(finetune, folder)
+    output = run(f"{benchmark} --seeds 1 --no-floors", folder)
+    assert "[1/2] mouse/2, step-00000003, seed 42: mcc 1.0000 (there already)" in output
+    assert "[2/2] mouse/3, step-00000003, seed 42: mcc 1.0000 (" in output
+    assert run(report, folder).strip() == "runs/logo-cm-gems-15/1/report/report.html"
+    page = (folder / "runs/logo-cm-gems-15/1/report/report.html").read_text()
+    assert "100.00" in page
 
 
 def check_ui(command, folder):
