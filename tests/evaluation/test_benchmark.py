@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from cmgems.cli import main
 from cmgems.errors import UserError
 from cmgems.evaluation import finetuning
-from cmgems.evaluation.benchmark import model_subject, run_folder
+from cmgems.evaluation.experiment import model_subject, run_folder
 from cmgems.evaluation.finetuning import start_processes
 from cmgems.evaluation.settings import BenchmarkConfig
 from cmgems.journal import Journal, Place
