@@ -59,7 +59,7 @@ def differences(comparison: Comparison) -> Picture | None:
     models = len(comparison.models)
     with matplotlib.rc_context(_STYLE):
         longest = max(len(column_name(model)) for model in comparison.models)
-        size = (2.3 + len(panels) * (0.9 + 0.55 * models), 0.6 + 0.075 * longest + 0.25 * len(kept))
+        size = (2.3 + len(panels) * max(0.9 + 0.55 * models, 1.9), 0.75 + 0.075 * longest + 0.25 * len(kept))
         figure = Figure(figsize=(max(size[0], 5.5), size[1]), layout="constrained")
         all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, panel in zip(all_axes, panels, strict=True):
@@ -173,7 +173,7 @@ def _difference_panels(comparison: Comparison, tasks: Sequence[TaskRow]) -> Iter
     if table and names:
         best = table.best(table.of_steps(SHORT), names)
         yield panel(
-            f"minus published {best.label}, {SHORT // 1000}K",
+            f"minus published\n{best.label}, {SHORT // 1000}K",
             f"{best.label} is the published run of {SHORT:,} steps with the highest mean over these tasks (one seed).",
             lambda _, task, score: 100 * score.mean - table.scores.get((best.name, task.name), np.nan),
         )
@@ -182,7 +182,7 @@ def _difference_panels(comparison: Comparison, tasks: Sequence[TaskRow]) -> Iter
         floor = comparison.floor_value(model, lambda each: each.score(task.name))
         return None if floor is None else 100 * (score.mean - floor)
 
-    yield panel("minus random weights", "The random weights are those of the same run.", above_floor)
+    yield panel("minus\nrandom weights", "The random weights are those of the same run.", above_floor)
 
 
 def _difference(model: Column, task: TaskRow, of: Callable[[Column, TaskRow, Score], float | None]) -> float:

@@ -122,6 +122,21 @@ def test_a_task_that_fails_does_not_keep_the_others_back(place, mlflow_uri, caps
     assert "one/test.csv, line 2: the label is 2, but the task has 2 classes: 0..1" in errors
 
 
+def test_a_task_without_a_train_split_runs_only_when_asked_to_and_is_marked(place, mlflow_uri, capsys):
+    (place / "data" / "one" / "train.csv").unlink()
+    chosen = ("--tasks", "one", "--seeds", "1", "--no-floors")
+    with pytest.raises(SystemExit):
+        benchmark(place, mlflow_uri, *chosen)
+    assert "--resplit divides its dev split instead" in capsys.readouterr().err
+    benchmark(place, mlflow_uri, *chosen, "--resplit")
+    [(result, _)] = results(place).values()
+    assert (result["resplit"], result["rows"]) == (True, {"train": 10, "dev": 2, "test": 13})
+    assert "(1) resplit" in capsys.readouterr().out
+    parent = json.loads((place / "run/downstream/mlflow.json").read_text())["run"]
+    metrics = MlflowClient(tracking_uri=mlflow_uri).get_run(parent).data.metrics
+    assert set(metrics) == {"toys/resplit_mcc/one"}
+
+
 def test_shards_share_the_work(place, mlflow_uri):
     benchmark(place, mlflow_uri, "--no-floors", "--shard", "1/3")
     first = results(place)
