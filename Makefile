@@ -27,7 +27,7 @@ endif
 
 demo: $(VENV)/.installed
 	$(HIDE) OMP_NUM_THREADS=$(THREADS) $(BIN)/accelerate launch --config_file deepspeed_configs/zero2.yaml --num_processes 2 --main_process_port 0 \
-	    cmgems/pretrain.py --launch.distributed deepspeed --launch.zero_stage 2 --launch.processes 2 --output $(RUN) $(ARGS)
+	    cmgems/pretrain.py --launch.distributed deepspeed --launch.zero_stage 2 --launch.processes 2 $(ARGS) --output $(RUN)
 	$(BIN)/cmgems benchmark --suite demo --data data/yeast-tasks --seeds 1 --model $$(ls -d $(RUN)/models/step-* | tail -1)
 
 test: unit slow

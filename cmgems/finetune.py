@@ -33,7 +33,9 @@ def finetune(config: FinetuneConfig) -> None:
     what = experiment.Experiment(suite, task, subject, config.seed, experiment.machine(config))
     output = experiment.run_folder(config)
     folder = result_folder(output, suite.name, subject.name, task.name, config.seed)
-    there = [experiment.existing_result(folder, what.identity(data))]
+    there = [experiment.existing_result(what, data, folder)]
+    if config.save_model and not (folder / "model").is_dir():
+        there = [None]
     broadcast_object_list(there)  # one process decides for all
     result = there[0] or experiment.run(what, data, folder, config.save_model)
     if state.is_main_process:

@@ -1,6 +1,7 @@
 """A suite of tasks, over several seeds, for one model and its floors: what is there already is skipped, what fails does
 not keep the rest back."""
 
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from cmgems.evaluation.experiment import (
 )
 from cmgems.evaluation.publish import Publisher
 from cmgems.evaluation.results import Result, read_results, result_folder, task_scores
+from cmgems.evaluation.rows import is_hub_name
 from cmgems.evaluation.settings import BenchmarkConfig
 from cmgems.evaluation.tasks import Suite, Task, load_suite
 from cmgems.journal import reason
@@ -35,11 +37,15 @@ def benchmark(config: BenchmarkConfig) -> bool:
 
     Raises UserError where nothing can be done at all: no such suite, task or model.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("cmgems benchmark is one process; several share the work by --shard, each on a GPU of its own")
     suite = load_suite(config.suite)
     tasks = suite.choose(config.tasks)
     folder, subject = run_folder(config), model_subject(config)
     subject.source.check()
     make_data(suite, config)
+    if not Path(config.data).exists() and not is_hub_name(config.data):
+        raise UserError(f"{config.data}: there is no such folder")
     subjects = [subject, *((random_weights(subject.source), kmer_regression(subject.source)) if config.floors else ())]
     units = [(task, *unit) for task in tasks for unit in _units(subjects, config.seeds)]
     first, every = map(int, config.shard.split("/"))
@@ -48,16 +54,16 @@ def benchmark(config: BenchmarkConfig) -> bool:
 
     publisher = Publisher(config, suite, folder)
     reader = _Reader(config)
-    failures: list[str] = []
+    failures: dict[str, list[str]] = {}  # what was failed, by the reason
     for number, (task, who, seed) in enumerate(mine, start=1):
         experiment = Experiment(suite, task, who, seed, machine(config))
         try:
             result, is_new = _score(experiment, reader, folder)
         except UserError as error:
-            failures.append(f"{experiment.title}: {error}")
+            problem = str(error)
         except Exception as error:  # noqa: BLE001  # out of memory, say: the other tasks go on
             traceback.print_exc()
-            failures.append(f"{experiment.title}: {type(error).__name__}: {reason(error)}")
+            problem = f"{type(error).__name__}: {reason(error)}"
         else:
             publisher.publish(result)
             took = f"{result.seconds / 60:.1f} min" if is_new else "there already"
@@ -65,11 +71,14 @@ def benchmark(config: BenchmarkConfig) -> bool:
             shown = f"{suite.metric} {result.score:.4f} ({took}{marked})"
             print(f"[{number}/{len(mine)}] {experiment.title}: {shown}", flush=True)
             continue
-        print(f"[{number}/{len(mine)}] failed: {failures[-1]}", file=sys.stderr, flush=True)
+        failures.setdefault(problem, []).append(experiment.title)
+        print(f"[{number}/{len(mine)}] {experiment.title} failed: {problem}", file=sys.stderr, flush=True)
     publisher.finish()
     print("\n" + table(suite, tasks, read_results(folder, suite.name)), flush=True)
     if failures:
-        print(f"\n{len(failures)} of {len(mine)} failed:\n  " + "\n  ".join(failures), file=sys.stderr, flush=True)
+        lines = [f"{problem}\n    {'; '.join(titles)}" for problem, titles in failures.items()]
+        count = sum(map(len, failures.values()))
+        print(f"\n{count} of {len(mine)} failed:\n  " + "\n  ".join(lines), file=sys.stderr, flush=True)
     return not failures
 
 
@@ -98,7 +107,7 @@ def _score(experiment: Experiment, reader: _Reader, folder: Path) -> tuple[Resul
     """The result of an experiment, and whether it had to be computed."""
     data = reader.read(experiment.task)
     place = result_folder(folder, experiment.suite.name, experiment.subject.name, experiment.task.name, experiment.seed)
-    result = existing_result(place, experiment.identity(data))
+    result = existing_result(experiment, data, place)
     return (result, False) if result else (run(experiment, data, place), True)
 
 

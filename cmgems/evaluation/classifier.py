@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -82,6 +83,11 @@ def load_classifier(source: Source, classes: int, dropout: float | None, seed: i
         )
     new = [*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])]
     missing = sorted(key for key in new if not any(part in _HEAD for part in key.split(".")))
+    if not new:
+        raise UserError(
+            f"model {source.model} is a classifier that was fine-tuned already, and would be scored with its own head: "
+            "give the model that it was made from"
+        )
     if missing:
         raise UserError(f"model {source.model}: weights are missing, or of another shape: {', '.join(missing)}")
     return model
@@ -133,7 +139,7 @@ def _user_error(source: Source) -> Iterator[None]:
     """Turn what transformers says about a model that cannot be had into a UserError."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise _code_of_its_own(source) from error
         raise UserError(f"model {source.model} cannot be loaded: {error}") from error
@@ -142,5 +148,5 @@ def _user_error(source: Source) -> Iterator[None]:
 def _code_of_its_own(source: Source) -> UserError:
     return UserError(
         f"model {source.model} brings code of its own, which would run here: look at it, and give "
-        "--trust_remote_code true if you trust it"
+        "--trust_remote_code if you trust it"
     )

@@ -171,7 +171,7 @@ def compare(runs: Sequence[Run]) -> list[Comparison]:
 def _read_run(folder: Path, label: str) -> Run:
     results = read_results(folder)
     if not results:
-        raise UserError(f"{folder}: no results of downstream tasks here; `cmgems benchmark {folder}` computes them")
+        raise UserError(f"{folder}: no results of downstream tasks here; `cmgems benchmark` computes them")
     perplexities: defaultdict[str, dict[int, float]] = defaultdict(dict)
     unigrams: dict[str, float] = {}
     switches: dict[str, int] = {}

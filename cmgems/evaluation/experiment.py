@@ -3,14 +3,17 @@
 import json
 import re
 import shutil
-from collections.abc import Mapping
+import sys
+import time
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
+from cmgems.errors import UserError
 from cmgems.evaluation.classifier import Source, digest, load_classifier, load_encoder
 from cmgems.evaluation.data import TaskData
 from cmgems.evaluation.figures import draw_confusion
@@ -18,7 +21,7 @@ from cmgems.evaluation.finetuning import Machine, Outcome, fine_tune
 from cmgems.evaluation.inputs import Rows, summarise_lengths
 from cmgems.evaluation.integrity import check_integrity
 from cmgems.evaluation.regression import K, regression
-from cmgems.evaluation.results import RESULT, Kind, Result, read_result, result_files, write_result
+from cmgems.evaluation.results import RESULT, Kind, Result, read_result, result_files, rewrite_result, write_result
 from cmgems.evaluation.scores import Predictions, confusion, score
 from cmgems.evaluation.settings import ScoringConfig
 from cmgems.evaluation.tasks import Suite, Task
@@ -59,15 +62,22 @@ def run_folder(config: ScoringConfig) -> Path:
     """Folder that gets the results: that of the pretraining run which the model is of, or one named after the model."""
     if config.output is not None:
         return config.output
-    folder = Path(config.model)
-    if folder.is_dir() and find_place(folder.resolve().parent.parent) is not None:
-        return folder.parent.parent
-    return Path("runs") / re.sub(r"[^\w.-]+", "--", config.model.strip("/."))
+    folder = Path(config.model).resolve()
+    if folder.is_dir():
+        run = folder.parent.parent
+        return _shorter(run) if find_place(run) is not None else Path("runs") / folder.name
+    return Path("runs") / re.sub(r"[^\w.-]+", "--", config.model)
+
+
+def _shorter(folder: Path) -> Path:
+    """A folder below the current one by its relative path."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def model_subject(config: ScoringConfig) -> Subject:
     """The model that is scored, and the number of its pretraining steps, as its folder's name `step-N` says."""
-    name = Path(config.model).name
+    folder = Path(config.model)
+    name = folder.resolve().name if folder.is_dir() else folder.name
     numbered = re.fullmatch(r"step-(\d+)", name)
     step = int(numbered[1]) if config.step is None and numbered else config.step
     source = Source(config.model, config.trust_remote_code, max_tokens=config.max_tokens)
@@ -101,23 +111,52 @@ class Experiment:
         return f"{self.task.name}, {self.subject.name}, seed {self.seed}"
 
     def identity(self, data: TaskData) -> dict[str, str]:
-        """All that has a say in the numbers, by name."""
-        return {
-            "procedure": PROCEDURE,
-            "data": _data_digest(data),
-            "task": _digest(json.dumps(self.task.model_dump(mode="json"), sort_keys=True)),
-            "model": f"{K}-mers" if self.subject.kind == "k-mer regression" else digest(self.subject.source),
+        """All that has a say in the numbers, by name; but for rounding, and for the processes' part in dropout."""
+        always = {"procedure": PROCEDURE, "data": _data_digest(data), "classes": str(len(self.task.classes))}
+        if self.subject.kind == "k-mer regression":
+            return always | {"model": f"{K}-mers"}
+        return always | {
+            "model": digest(self.subject.source),
+            "recipe": json.dumps(self.task.recipe.model_dump(mode="json"), sort_keys=True),
             "precision": self.machine.precision,
             "max_tokens": str(self.subject.source.max_tokens),
         }
 
+    def description(self) -> dict[str, Any]:
+        """What a result says about its suite, task and subject that has no say in the numbers."""
+        task = self.task
+        return {
+            "metric": self.suite.metric,
+            "species": task.species,
+            "task_kind": task.kind,
+            "classes": task.classes,
+            "group": task.group,
+            "shots": task.shots,
+            "step": self.subject.step,
+        }
 
-def existing_result(folder: Path, identity: Mapping[str, str]) -> Result | None:
-    """The result in a folder, if there is one of the same data, task and model."""
+
+def existing_result(experiment: Experiment, data: TaskData, folder: Path) -> Result | None:
+    """The result in a folder, if there is one of the same data, recipe and model; what it says of them is brought up to
+    date. Raises UserError if there is one of another model in its place."""
     if not (folder / RESULT).is_file():
         return None
-    result = read_result(folder)
-    return result if result.identity == dict(identity) else None
+    try:
+        result = read_result(folder)
+    except UserError as error:
+        print(f"warning: computed again: {error}", file=sys.stderr, flush=True)
+        return None
+    identity, model = experiment.identity(data), experiment.subject.source.model
+    if result.identity["model"] != identity["model"] and Path(result.model).resolve() != Path(model).resolve():
+        raise UserError(
+            f"{folder} holds a result of another model, {result.model}: give {model} an --output of its own"
+        )
+    if result.identity != identity:
+        return None
+    current = result.model_copy(update=experiment.description())
+    if current != result:
+        rewrite_result(folder, current)
+    return current
 
 
 def run(experiment: Experiment, data: TaskData, folder: Path, keep_model: bool = False) -> Result:
@@ -128,6 +167,8 @@ def run(experiment: Experiment, data: TaskData, folder: Path, keep_model: bool =
     state = PartialState()
     with result_files(folder, state.is_main_process) as partial:
         state.wait_for_everyone()
+        if not partial.is_dir():
+            raise UserError(f"{folder.parent} is not shared by all machines of the launch", every_process=True)
         if experiment.subject.kind == "k-mer regression":
             result, predictions = _run_regression(experiment, data)
         else:
@@ -140,8 +181,9 @@ def run(experiment: Experiment, data: TaskData, folder: Path, keep_model: bool =
 
 
 def _run_regression(experiment: Experiment, data: TaskData) -> tuple[Result, Predictions]:
+    began = time.monotonic()
     test = regression(data.train, data.test, len(data.task.classes))
-    return _result(experiment, data, test, None, {}, None), test
+    return _result(experiment, data, test, None, {}, None, time.monotonic() - began), test
 
 
 def _run_model(experiment: Experiment, data: TaskData, partial: Path, keep_model: bool) -> tuple[Result, Predictions]:
@@ -157,7 +199,7 @@ def _run_model(experiment: Experiment, data: TaskData, partial: Path, keep_model
         if keep_model:
             model.save_pretrained(partial / "model")
             encoder.tokenizer.save_pretrained(partial / "model")
-    return _result(experiment, data, outcome.test, outcome.dev, lengths, outcome), outcome.test
+    return _result(experiment, data, outcome.test, outcome.dev, lengths, outcome, outcome.seconds), outcome.test
 
 
 def _result(
@@ -167,21 +209,15 @@ def _result(
     dev: Predictions | None,
     lengths: dict[str, int],
     outcome: Outcome | None,
+    seconds: float,
 ) -> Result:
     task, subject = data.task, experiment.subject
     return Result(
         suite=experiment.suite.name,
-        metric=experiment.suite.metric,
         task=task.name,
-        species=task.species,
-        task_kind=task.kind,
-        classes=task.classes,
-        group=task.group,
-        shots=task.shots,
         kind=subject.kind,
         subject=subject.name,
         model=subject.source.model,
-        step=subject.step,
         seed=experiment.seed,
         resplit=data.resplit,
         metrics=score(test),
@@ -194,8 +230,9 @@ def _result(
         recipe=task.recipe.model_dump() if outcome else {},
         best_step=outcome.best_step if outcome else None,
         history=outcome.history if outcome else [],
-        seconds=outcome.seconds if outcome else 0,
+        seconds=seconds,
         identity=experiment.identity(data),
+        **experiment.description(),
         versions={name: version(name) for name in _LIBRARIES},
     )
 
@@ -208,7 +245,3 @@ def _data_digest(data: TaskData) -> str:
         total.update("\n".join(split.sequences).encode())
         total.update(split.labels.tobytes())
     return total.hexdigest()
-
-
-def _digest(text: str) -> str:
-    return sha256(text.encode()).hexdigest()

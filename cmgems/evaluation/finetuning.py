@@ -122,6 +122,10 @@ def fine_tune(
 def _arguments(recipe: Recipe, machine: Machine, seed: int, folder: Path, has_dev: bool) -> TrainingArguments:
     at_once, micro_steps = _micro_batches(recipe.batch, PartialState().num_processes, machine.micro_batch)
     evaluate_every = recipe.evaluate_every if has_dev else None
+    if machine.precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("precision fp16 needs a GPU; on the CPU take fp32 or bf16")
+    # What the launcher, or a config file of Accelerate's, says about precision would take the place of ours.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = {"fp32": "no"}.get(machine.precision, machine.precision)
     arguments = TrainingArguments(
         output_dir=str(folder),
         seed=seed,

@@ -23,6 +23,9 @@ Ids = npt.NDArray[np.int32]
 # Architectures whose first position has the number after that of the padding.
 _OFFSET_POSITIONS = ("esm", "roberta", "xlm-roberta", "camembert")
 
+# Tokenizers take a hundred times as much memory as what they return.
+_ENCODED_AT_ONCE = 1000
+
 _PROBE = "".join(random.Random(0).choices("ACGT", k=300))
 
 
@@ -60,10 +63,14 @@ class Encoder:
 
     def encode(self, sequences: Sequence[str]) -> list[Ids]:
         """Return the ids of each sequence, without special tokens and at full length."""
-        texts = [as_kmers(sequence, self.k) for sequence in sequences] if self.k else list(sequences)
-        # `verbose` is about sequences that are longer than the model takes, which are read in windows.
-        encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        return [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+        found: list[Ids] = []
+        for start in range(0, len(sequences), _ENCODED_AT_ONCE):
+            some = sequences[start : start + _ENCODED_AT_ONCE]
+            texts = [as_kmers(sequence, self.k) for sequence in some] if self.k else list(some)
+            # `verbose` is about sequences that are longer than the model takes, which are read in windows.
+            encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+            found += [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+        return found
 
     def windows(self, ids: Ids) -> list[list[int]]:
         """Return the inputs that a sequence makes: its ids in one or more parts, each with the special tokens.

@@ -75,7 +75,8 @@ class Publisher:
         if self._problem is not None:
             print(
                 f"warning: MLflow does not have all scores, the files in {self.folder} do: {self._problem}\n"
-                "  the same command, given again when it answers, sends what is missing and computes nothing twice",
+                "  the same command, given again when it answers, sends what is missing and computes nothing twice; "
+                "--tracking_uri names another place",
                 file=sys.stderr,
                 flush=True,
             )
@@ -83,10 +84,9 @@ class Publisher:
     def _try(self, means: bool = False) -> None:
         try:
             if self._parent is None:
-                tracking = TrackingConfig(
-                    uri=self.config.tracking_uri or TrackingConfig().uri, experiment=self.config.experiment
+                self._parent = find_parent(
+                    self.folder, self.config.tracking_uri, self.config.experiment, self.folder.resolve().name
                 )
-                self._parent = find_parent(self.folder, tracking, self.folder.name)
             while self._left:
                 result = self._left[0]
                 place = result_folder(self.folder, result.suite, result.subject, result.task, result.seed)
@@ -98,26 +98,30 @@ class Publisher:
             self._problem = reason(error)
 
 
-def find_parent(run: Path, tracking: TrackingConfig, name: str) -> Place:
+def find_parent(run: Path, uri: str | None, experiment: str, name: str) -> Place:
     """The MLflow run that the results below the folder `run` belong to.
 
-    That is the run of the pretraining, if there was one in the folder, else one named `name`, which is made once.
-    Raises UserError where MLflow does not answer.
+    That is the run of the pretraining, if there was one in the folder. Without one, or where `uri` names another place
+    than that run's, it is a run named `name`, which is made once. Raises UserError where MLflow does not answer.
     """
+    tracking = TrackingConfig(uri=uri or TrackingConfig().uri, experiment=experiment)
+    wanted = place_of_run(tracking, "").uri if uri else None
     record = run / DOWNSTREAM / RECORD
     record.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(record.with_name(f".{RECORD}.lock")):
-        known = _known_parent(run)
-        if known is None:
-            known = place_of_run(tracking, create_run(tracking, name))
-            _write_json(record, asdict(known))
-        return known
+        for known in _known_parents(run):
+            if wanted in (None, known.uri):
+                return known
+        made = place_of_run(tracking, create_run(tracking, name))
+        _write_json(record, asdict(made))
+        return made
 
 
-def _known_parent(run: Path) -> Place | None:
+def _known_parents(run: Path) -> list[Place]:
+    """The run of the pretraining, and the one that was made for want of it, as far as there are any."""
     record = run / DOWNSTREAM / RECORD
     made_here = Place(**json.loads(record.read_text())) if record.is_file() else None
-    return find_place(run) or made_here
+    return [place for place in (find_place(run), made_here) if place is not None]
 
 
 def publish_result(folder: Path, result: Result, parent: Place) -> str:
@@ -209,9 +213,10 @@ def publish_means(suite: Suite, results: Sequence[Result], parent: Place) -> Non
 
 def publish_report(run: Path, files: Sequence[Path]) -> None:
     """Keep the files of a report as the artifact `report` of the MLflow run that the results in `run` belong to."""
-    parent = _known_parent(run)
-    if parent is None:
+    parents = _known_parents(run)
+    if not parents:
         return
+    parent = parents[-1]
     try:
         client = MlflowClient(tracking_uri=parent.uri)
         for path in files:
@@ -234,9 +239,10 @@ def suite_metrics(suite: Suite, results: Sequence[Result]) -> dict[tuple[str, in
     metrics: dict[tuple[str, int], float] = {}
     models = {(r.subject, r.step or 0) for r in results if r.kind == "model"}
     steps = {subject: [step] for subject, step in models}
-    for subject in {r.subject for r in results}:
+    for subject in sorted({r.subject for r in results}):
         own = [r for r in results if r.subject == subject]
-        suffix = _SUFFIXES[own[0].kind]
+        alone = sum(step == own[0].step or 0 for _, step in models) == 1
+        suffix = _SUFFIXES[own[0].kind] if alone or own[0].kind != "model" else f"_{subject}"
         scores = _named_scores(suite, own, groups, suffix)
         for step in steps.get(subject) or sorted(step for _, step in models):
             metrics |= {(name, step): value for name, value in scores.items()}

@@ -8,6 +8,7 @@ model. In the folder are `result.json`, `predictions.csv` and `confusion.png`.
 import csv
 import math
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -155,10 +156,39 @@ def read_result(folder: Path) -> Result:
         raise UserError(f"{path}: not a result that can be read: {error}") from error
 
 
+def rewrite_result(folder: Path, result: Result) -> None:
+    """Put a result in the place of the one in a folder, whose other files stay."""
+    partial = folder / f".{RESULT}.partial"
+    partial.write_text(result.model_dump_json(indent=1) + "\n")
+    partial.replace(folder / RESULT)
+
+
 def read_results(run: Path, suite: str = "*") -> list[Result]:
-    """All results below the folder of a run, those of one suite or of all, sorted by their places."""
-    found = (run / DOWNSTREAM).glob(f"{suite}/**/seed-*/{RESULT}")
-    return [read_result(path.parent) for path in sorted(found) if not path.parent.name.startswith(".")]
+    """The results below the folder of a run, those of one suite or of all, sorted by their places.
+
+    Of a subject and task only those count that have the identity of the newest: seeds of other data, weights or recipes
+    do not make a mean together. The others, and those that cannot be read, are named on standard error.
+    """
+    found: list[tuple[Path, float, Result]] = []
+    for path in sorted((run / DOWNSTREAM).glob(f"{suite}/**/seed-*/{RESULT}")):
+        try:
+            found.append((path.parent, path.stat().st_mtime, read_result(path.parent)))
+        except (UserError, OSError) as error:
+            _warn(f"left out: {error}")
+    newest: dict[tuple[str, str, str], dict[str, str]] = {}
+    for _, _, result in sorted(found, key=lambda entry: entry[1]):
+        newest[result.suite, result.subject, result.task] = result.identity
+    current = []
+    for folder, _, result in found:
+        if result.identity == newest[result.suite, result.subject, result.task]:
+            current.append(result)
+        else:
+            _warn(f"left out, it is of other data, weights or settings than newer seeds of its task: {folder}")
+    return current
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

@@ -148,9 +148,12 @@ def load_suite(name: str) -> Suite:
     if not isinstance(values, dict):
         raise UserError(f"{path}: a suite is a mapping (name, source, tasks), this is {type(values).__name__}")
     try:
-        return Suite.model_validate(values)
+        suite = Suite.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{path}: " + describe_validation_error(error, Suite)) from None
+    if suite.name in suite_names() and path.parent != SUITES:
+        raise UserError(f"{path}: name: {suite.name} is a suite that ships with cmgems; take another name for yours")
+    return suite
 
 
 def suite_names() -> list[str]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -137,6 +138,66 @@ def test_a_task_without_a_train_split_runs_only_when_asked_to_and_is_marked(plac
     assert set(metrics) == {"toys/resplit_mcc/one"}
 
 
+def test_seeds_of_other_data_make_no_mean_together(place, mlflow_uri, capsys):
+    chosen = ("--tasks", "one", "--no-floors")
+    benchmark(place, mlflow_uri, *chosen)
+    with (place / "data/one/test.csv").open("a") as file:
+        file.write("ACGTTTTTTTGGG,1\n")
+    capsys.readouterr()
+    benchmark(place, mlflow_uri, *chosen, "--seeds", "1")
+    shown = capsys.readouterr()
+    assert "(1)" in shown.out
+    assert "(2)" not in shown.out
+    assert "left out, it is of other data, weights or settings than newer seeds of its task" in shown.err
+    benchmark(place, mlflow_uri, *chosen)
+    assert "(2)" in capsys.readouterr().out
+
+
+def test_a_result_that_cannot_be_read_is_left_out_and_computed_again(place, mlflow_uri, capsys):
+    benchmark(place, mlflow_uri, "--no-floors", "--seeds", "1")
+    (place / "run/downstream/toys/step-00000100/one/seed-42/result.json").write_text("{}")
+    benchmark(place, mlflow_uri, "--no-floors", "--seeds", "1", "--tasks", "two")
+    assert "warning: left out" in capsys.readouterr().err
+    benchmark(place, mlflow_uri, "--no-floors", "--seeds", "1", "--tasks", "one")
+    assert len(results(place)) == 2
+
+
+def test_a_step_or_group_that_is_told_later_reaches_a_result_that_is_kept(place, mlflow_uri):
+    chosen = ("--tasks", "one", "--no-floors", "--seeds", "1")
+    benchmark(place, mlflow_uri, *chosen)
+    suite = yaml.safe_load((place / "toys.yaml").read_text())
+    suite["tasks"][0]["group"] = "others"
+    (place / "toys.yaml").write_text(yaml.safe_dump(suite))
+    benchmark(place, mlflow_uri, *chosen, "--step", "7")
+    [(result, _)] = results(place).values()
+    assert (result["step"], result["group"]) == (7, "others")
+
+
+def test_another_model_does_not_take_the_place_of_results(place, mlflow_uri, capsys):
+    chosen = ("--tasks", "one", "--no-floors", "--seeds", "1")
+    benchmark(place, mlflow_uri, *chosen)
+    before = results(place)
+    other = ours(place / "other" / "step-00000100", seed=1)
+    with pytest.raises(SystemExit):
+        benchmark(place, mlflow_uri, *chosen, "--model", str(other))
+    assert f"give {other} an --output of its own" in capsys.readouterr().err
+    assert results(place) == before
+
+
+def test_a_suite_is_one_process(place, mlflow_uri, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        benchmark(place, mlflow_uri)
+    assert "several share the work by --shard" in capsys.readouterr().err
+
+
+def test_data_that_is_not_there_is_told_once(place, mlflow_uri, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        benchmark(place, mlflow_uri, "--data", f"{place}/nowhere")
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.strip() == f"error: {place}/nowhere: there is no such folder"
+
+
 def test_shards_share_the_work(place, mlflow_uri):
     benchmark(place, mlflow_uri, "--no-floors", "--shard", "1/3")
     first = results(place)
@@ -181,12 +242,18 @@ def test_a_model_in_a_runs_folder_belongs_to_that_run(tmp_path, monkeypatch):
     model = ours(tmp_path / "runs" / "demo" / "1" / "models" / "step-00003000")
     config = BenchmarkConfig(model=str(model), data="data")
     monkeypatch.chdir(tmp_path)
-    assert run_folder(config).parent.name == "runs"  # nobody knows of a run there yet
+    assert run_folder(config) == Path("runs/step-00003000")  # nobody knows of a run there yet
     journal = Journal(model.parent.parent)
     journal.begin(Place("sqlite:///mlflow.db", "pretraining", "abc"))
     journal.close()
-    assert run_folder(config) == model.parent.parent
-    assert (model_subject(config).name, model_subject(config).step) == ("step-00003000", 3000)
+    (tmp_path / "latest").symlink_to(model)
+    for name in (str(model), "runs/demo/1/models/step-00003000/", "latest"):
+        config = BenchmarkConfig(model=name, data="data")
+        assert run_folder(config) == Path("runs/demo/1")
+        assert (model_subject(config).name, model_subject(config).step) == ("step-00003000", 3000)
+    monkeypatch.chdir(model)
+    here = BenchmarkConfig(model=".", data="data")
+    assert (run_folder(here), model_subject(here).name) == (model.parent.parent, "step-00003000")
 
 
 def test_a_model_of_the_hub_has_a_folder_of_its_own():

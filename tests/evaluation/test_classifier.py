@@ -125,9 +125,15 @@ def test_random_weights_keep_the_architecture_and_none_of_the_weights(folders):
 
 @pytest.mark.parametrize("random_weights", [False, True])
 def test_a_model_in_half_precision_is_fine_tuned_in_single(folders, tmp_path, random_weights):
-    load(folders["ours"]).to(torch.bfloat16).save_pretrained(tmp_path)
+    AutoModelForMaskedLM.from_pretrained(folders["ours"]).to(torch.bfloat16).save_pretrained(tmp_path)
     model = load(tmp_path, random_weights=random_weights)
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+def test_a_classifier_that_was_fine_tuned_already_is_refused(folders, tmp_path):
+    load(folders["ours"]).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="was fine-tuned already, and would be scored with its own head"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("random_weights", [False, True])
@@ -143,9 +149,9 @@ def test_the_recipe_s_dropout_replaces_the_model_s(folders, random_weights):
 @pytest.mark.parametrize("random_weights", [False, True])
 def test_a_model_with_its_own_code_is_refused_with_the_remedy(tmp_path, model_type, random_weights):
     models.remote_code(tmp_path, model_type)
-    with pytest.raises(UserError, match=f"{tmp_path} brings code of its own.*give --trust_remote_code true"):
+    with pytest.raises(UserError, match=f"{tmp_path} brings code of its own.*give --trust_remote_code if"):
         load(tmp_path, random_weights=random_weights)
-    with pytest.raises(UserError, match="--trust_remote_code true"):
+    with pytest.raises(UserError, match="--trust_remote_code if"):
         Source(str(tmp_path)).check()
 
 

@@ -1,5 +1,6 @@
 """A fine-tuning does what its recipe says: which rows, which loss, which weights are scored."""
 
+import os
 import random
 
 import numpy as np
@@ -310,3 +311,17 @@ def test_a_model_with_its_own_code_is_fine_tuned(run, tmp_path, monkeypatch):
 def test_a_training_that_diverges_is_an_error(run, source):
     with pytest.raises(UserError, match="the fine-tuning diverged"):
         run(source, splits(train=32, dev=0, test=8), recipe(learning_rate=1e30, steps=4))
+
+
+def test_the_launcher_has_no_say_in_the_precision(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    for precision in ("fp32", "bf16"):
+        arguments = _arguments(recipe(steps=2), Machine(precision=precision), 42, tmp_path, has_dev=False)
+        assert (arguments.bf16, arguments.fp16) == (precision == "bf16", False)
+        assert os.environ["ACCELERATE_MIXED_PRECISION"] == {"fp32": "no"}.get(precision, precision)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_fp16_needs_a_gpu(tmp_path):
+    with pytest.raises(UserError, match="precision fp16 needs a GPU"):
+        _arguments(recipe(steps=2), Machine(precision="fp16"), 42, tmp_path, has_dev=False)

@@ -28,7 +28,7 @@ def client(tracking):
 
 @pytest.fixture
 def parent(tracking, tmp_path):
-    return find_parent(tmp_path, tracking, "toy")
+    return find_parent(tmp_path, tracking.uri, tracking.experiment, "toy")
 
 
 @pytest.fixture
@@ -101,13 +101,23 @@ def test_a_result_that_was_computed_again_takes_the_place_of_the_old_one(client,
 def test_the_parent_is_the_pretraining_run_of_the_folder(tmp_path, tracking):
     journal = Journal(tmp_path)
     journal.begin(Place(tracking.uri, "pretraining", "abc"))
-    assert find_parent(tmp_path, tracking, "toy") == Place(tracking.uri, "pretraining", "abc")
+    for uri in (None, tracking.uri):
+        assert find_parent(tmp_path, uri, "scores", "toy") == Place(tracking.uri, "pretraining", "abc")
     journal.close()
 
 
+def test_another_place_that_is_named_takes_precedence(client, tmp_path, tracking):
+    journal = Journal(tmp_path)
+    journal.begin(Place("sqlite:////gone/mlflow.db", "pretraining", "abc"))
+    journal.close()
+    parent = find_parent(tmp_path, tracking.uri, "scores", "toy")
+    assert client.get_run(parent.run).info.run_name == "toy"
+    assert find_parent(tmp_path, tracking.uri, "scores", "toy") == parent
+
+
 def test_without_a_pretraining_run_a_parent_is_made_once(client, tmp_path, tracking):
-    parent = find_parent(tmp_path, tracking, "a-model-from-elsewhere")
-    assert find_parent(tmp_path, tracking, "a-model-from-elsewhere") == parent
+    parent = find_parent(tmp_path, tracking.uri, "scores", "a-model-from-elsewhere")
+    assert find_parent(tmp_path, None, "scores", "a-model-from-elsewhere") == parent
     assert client.get_run(parent.run).info.run_name == "a-model-from-elsewhere"
 
 
@@ -140,6 +150,11 @@ def test_means_and_deviations_of_models_and_floors(suite, make_result):
         ("toy/mcc_kmers/one", 100): 0.2,
         ("toy/mcc_kmers/one", 200): 0.2,
     }
+
+
+def test_models_of_the_same_step_are_told_apart(suite, make_result):
+    results = [make_result(0.5, step=None, subject="A"), make_result(0.7, step=None, subject="B")]
+    assert suite_metrics(suite, results) == {("toy/mcc_A/one", 0): 0.5, ("toy/mcc_B/one", 0): 0.7}
 
 
 def test_a_groups_mean_is_there_once_all_of_its_tasks_are(suite, make_result):

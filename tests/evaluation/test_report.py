@@ -426,7 +426,7 @@ def test_different_data_of_a_task_are_told_apart(run, report, tmp_path):
 
 
 def test_a_folder_without_results(run, tmp_path):
-    with pytest.raises(UserError, match=rf"^{run}: no results .*`cmgems benchmark {run}`"):
+    with pytest.raises(UserError, match=rf"^{run}: no results .*`cmgems benchmark` computes them"):
         write_report([run], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
