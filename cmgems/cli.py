@@ -118,7 +118,7 @@ class Report(Settings):
     def cli_cmd(self) -> None:
         """Write the page, and make it an artifact of all the runs in MLflow."""
         from cmgems.evaluation.publish import publish_report  # here, because they take seconds to import
-        from cmgems.evaluation.report import report_files, write_report
+        from cmgems.evaluation.report.page import report_files, write_report
 
         output = self.output or self.folders[0] / "report"
         print(write_report(self.folders, output))

@@ -15,8 +15,8 @@ from accelerate import PartialState
 
 from cmgems.errors import UserError
 from cmgems.evaluation.classifier import Source, digest, load_classifier, load_encoder
+from cmgems.evaluation.confusion import draw_confusion
 from cmgems.evaluation.data import TaskData
-from cmgems.evaluation.figures import draw_confusion
 from cmgems.evaluation.finetuning import Machine, Outcome, fine_tune
 from cmgems.evaluation.inputs import Rows, summarise_lengths
 from cmgems.evaluation.integrity import check_integrity

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cmgems.errors import UserError
-from cmgems.evaluation.published import SUITE, Published, published
+from cmgems.evaluation.report.published import SUITE, Published, published
 from cmgems.evaluation.results import Kind, Result, Score, group_score, read_results, task_scores
 from cmgems.evaluation.tasks import load_suite, suite_names
 from cmgems.journal import read_contents

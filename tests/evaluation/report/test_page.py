@@ -13,8 +13,8 @@ import pytest
 
 import cmgems
 from cmgems.errors import UserError
-from cmgems.evaluation.published import published
-from cmgems.evaluation.report import report_files, write_report
+from cmgems.evaluation.report.page import report_files, write_report
+from cmgems.evaluation.report.published import published
 from cmgems.evaluation.results import Result, result_files, result_folder, write_result
 from cmgems.evaluation.scores import Predictions
 from cmgems.evaluation.tasks import load_suite

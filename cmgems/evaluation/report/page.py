@@ -14,11 +14,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import cmgems
 from cmgems.errors import UserError
-from cmgems.evaluation import figures, tables
-from cmgems.evaluation.comparison import Comparison, Run, compare, read_runs
-from cmgems.evaluation.figures import Picture
-from cmgems.evaluation.published import SOURCE
-from cmgems.evaluation.tables import Table
+from cmgems.evaluation.report import figures, tables
+from cmgems.evaluation.report.comparison import Comparison, Run, compare, read_runs
+from cmgems.evaluation.report.figures import Picture
+from cmgems.evaluation.report.published import SOURCE
+from cmgems.evaluation.report.tables import Table
 
 PAGE = "report.html"
 _PICTURES = "report_*.png"
@@ -145,7 +145,7 @@ def _render(runs: Sequence[Run], sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-    return environment.get_template("report.html").render(
+    return environment.get_template("page.html").render(
         runs=runs,
         sections=sections,
         version=cmgems.__version__,

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
-from cmgems.evaluation.comparison import Column, Comparison, TaskRow, groups_of, kinds_of
-from cmgems.evaluation.published import LONG, SHORT, PublishedModel
+from cmgems.evaluation.report.comparison import Column, Comparison, TaskRow, groups_of, kinds_of
+from cmgems.evaluation.report.published import LONG, SHORT, PublishedModel
 from cmgems.evaluation.results import Result, Score
 
 GROUP_TITLES = {"human": "Human", "non_human": "Non-human", None: "In no mean"}

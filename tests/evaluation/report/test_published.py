@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from cmgems.evaluation.published import SUITE, published
+from cmgems.evaluation.report.published import SUITE, published
 from cmgems.evaluation.tasks import load_suite
 
 TABLE = published()

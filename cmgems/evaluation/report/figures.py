@@ -1,10 +1,9 @@
-"""Pictures of downstream scores, as PNG: those of the report, and confusion matrices."""
+"""The pictures of the report, as PNG."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -12,10 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from cmgems.evaluation.comparison import Column, Comparison, Run, TaskRow, groups_of
-from cmgems.evaluation.published import LONG, SHORT
-from cmgems.evaluation.results import Result, Score
-from cmgems.evaluation.tables import NONE, column_name, families_of, group_title, metric_name, setting_name
+from cmgems.evaluation.report.comparison import Column, Comparison, Run, TaskRow, groups_of
+from cmgems.evaluation.report.published import LONG, SHORT
+from cmgems.evaluation.report.tables import NONE, column_name, families_of, group_title, metric_name, setting_name
+from cmgems.evaluation.results import Score
 
 _PIXELS_PER_INCH = 96
 _SHARPNESS = 2  # pixels of the file for each that is shown
@@ -303,21 +302,3 @@ def _picture(name: str, caption: str, figure: Any) -> Picture:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_SHARPNESS * _PIXELS_PER_INCH)
     return Picture(name, caption, buffer.getvalue(), width=int(figure.get_size_inches()[0] * _PIXELS_PER_INCH))
-
-
-def draw_confusion(result: Result, path: Path) -> None:
-    """Draw the confusion matrix of a result into a PNG: rows of the test split by true and predicted class."""
-    classes, size = result.classes, 2.5 + 0.5 * len(result.classes)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(size + 1.5, size), layout="constrained")
-        axes = figure.subplots()
-        largest = max(max(counts) for counts in result.confusion)
-        axes.imshow(result.confusion, cmap="Blues", vmin=0)
-        for true, counts in enumerate(result.confusion):
-            for predicted, count in enumerate(counts):
-                colour = "white" if count > largest / 2 else "black"
-                axes.annotate(f"{count:,}", (predicted, true), ha="center", va="center", color=colour)
-        axes.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
-        axes.set_yticks(range(len(classes)), classes)
-        axes.set(xlabel="predicted", ylabel="true", title=f"{result.task}, {result.metric} {result.score:.3f}")
-        figure.savefig(path, dpi=100)
