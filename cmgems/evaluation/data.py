@@ -156,7 +156,7 @@ def _file_split(task: Task, folder: Path, name: str) -> Split | None:
     if path is None:
         return None
     path = path.resolve() if ".." in path.parts else path
-    return read_split(rows.read_file(path), str(path), "line", len(task.classes))
+    return read_split(rows.read_file(path), str(path), "line", len(task.classes), task.length)
 
 
 def _dataset_splits(task: Task, source: str) -> Callable[[str], Split | None]:
@@ -167,7 +167,7 @@ def _dataset_splits(task: Task, source: str) -> Callable[[str], Split | None]:
         if there is None:
             return None
         where = f"{source}, split {there}"
-        return read_split(rows.read_dataset(splits[there], where), where, "row", len(task.classes))
+        return read_split(rows.read_dataset(splits[there], where), where, "row", len(task.classes), task.length)
 
     return find
 
@@ -190,7 +190,7 @@ def _require_dev(task: Task, dev: Split | None, place: str) -> Split | None:
     return dev
 
 
-def read_split(lines: Iterable[Row], source: str, counted_in: str, classes: int) -> Split:
+def read_split(lines: Iterable[Row], source: str, counted_in: str, classes: int, longest: int | None = None) -> Split:
     """Read the rows of a split, and check them.
 
     Parameters
@@ -201,6 +201,8 @@ def read_split(lines: Iterable[Row], source: str, counted_in: str, classes: int)
         What error messages call the file or dataset, and what its rows are numbered in: `line` or `row`.
     classes
         Number of classes of the task: labels are 0..classes-1.
+    longest
+        Length of the task's longest sequence, in nucleotides; None: any.
     """
     sequences: list[str] = []
     labels: list[int] = []
@@ -209,6 +211,8 @@ def read_split(lines: Iterable[Row], source: str, counted_in: str, classes: int)
         where = f"{source}, {counted_in} {row.number}"
         text = join_kmers(row.sequence, where)
         sequences.append(_to_bases(text, where))
+        if longest is not None and len(sequences[-1]) > longest:
+            raise UserError(f"{where}: {len(sequences[-1])} nucleotides, but the task's length is {longest}")
         ambiguous.append(sequences[-1].count("N") - text.count("N") - text.count("n"))
         labels.append(_to_label(row.label, classes, where))
     if not sequences:

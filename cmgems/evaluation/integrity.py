@@ -47,11 +47,6 @@ class Integrity:
     overlaps: list[Overlap] = field(default_factory=list)
     """One for each two splits: (train, dev), (train, test), (dev, test)."""
 
-    @property
-    def leaked_test_rows(self) -> int:
-        """Rows of the test split whose sequence was trained on."""
-        return sum(overlap.rows for overlap in self.overlaps if (overlap.first, overlap.second) == ("train", "test"))
-
 
 def check_integrity(data: TaskData) -> Integrity:
     """Count what occurs more than once in the splits of a task."""
@@ -65,11 +60,6 @@ def check_integrity(data: TaskData) -> Integrity:
             for first, second in combinations(data.splits, 2)
         ],
     )
-
-
-def count_overlap(first: Split, second: Split) -> Overlap:
-    """Count the sequences that two splits of any tasks have in common; the splits are named by their files."""
-    return _overlap(first.source, second.source, _labels_of(first), second, _labels_of(second))
 
 
 def _labels_of(split: Split) -> dict[str, set[int]]:

@@ -238,3 +238,10 @@ class TestDatasets:
     def test_on_the_hub_no_two_tasks_get_the_same_data_unasked(self, make_task):
         with pytest.raises(UserError, match="task toy does not say which configuration of the dataset it is"):
             read_task(make_task(), "someone/GUE")
+
+
+def test_a_sequence_that_is_longer_than_the_task_says_is_an_error(make_task, write, toy_files):
+    data = write(toy_files | {"toy/test.csv": "sequence,label\nACGC,0\nACGTA,1\n"})
+    assert read_task(make_task(length=5), data).test.sequences[1] == "ACGTA"
+    with pytest.raises(UserError, match=r"test\.csv, line 3: 5 nucleotides, but the task's length is 4"):
+        read_task(make_task(length=4), data)
