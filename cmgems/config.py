@@ -21,6 +21,8 @@ from cmgems.errors import UserError
 RECIPES = Path(__file__).parent / "recipes"
 DEMO_RECIPE = "demo"
 
+TRACKING_URI = r"^(sqlite|postgresql|mysql|mssql|https?|file|databricks)\b"
+
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 
@@ -310,9 +312,7 @@ class CheckpointConfig(Settings):
 class TrackingConfig(Settings):
     """MLflow."""
 
-    uri: str = Field(
-        default="sqlite:///mlflow.db", pattern=r"^(sqlite|postgresql|mysql|mssql|https?|file|databricks)\b"
-    )
+    uri: str = Field(default="sqlite:///mlflow.db", pattern=TRACKING_URI)
     """Tracking URI: a database or a server."""
     experiment: str = "cmgems-pretraining"
     """Experiment the run belongs to."""

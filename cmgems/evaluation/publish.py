@@ -48,6 +48,8 @@ TRACKING_ERRORS = (MlflowException, RequestException, SQLAlchemyError, OSError, 
 KEY = "cmgems.result"
 """Tag of a child run: which result it is."""
 
+_METRICS_AT_ONCE = 1000  # MLflow takes no more
+
 _SUFFIXES = {"model": "", "random weights": "_random", "k-mer regression": "_kmers"}
 
 
@@ -170,12 +172,10 @@ def _create_child(client: MlflowClient, folder: Path, result: Result, parent: Pl
     )
     run_id = str(run.info.run_id)
     parameters = {"model": result.model, "pretraining_steps": result.step, "seed": result.seed, **result.recipe}
-    client.log_batch(
-        run_id,
-        metrics=list(_child_metrics(result, began, ended)),
-        params=[Param(name, str(value)) for name, value in parameters.items()],
-        synchronous=True,
-    )
+    client.log_batch(run_id, params=[Param(name, str(value)) for name, value in parameters.items()], synchronous=True)
+    metrics = list(_child_metrics(result, began, ended))
+    for start in range(0, len(metrics), _METRICS_AT_ONCE):
+        client.log_batch(run_id, metrics=metrics[start : start + _METRICS_AT_ONCE], synchronous=True)
     for name in (RESULT, PREDICTIONS, "confusion.png"):
         client.log_artifact(run_id, str(folder / name))
     client.set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED), end_time=ended)
@@ -207,7 +207,7 @@ def publish_means(suite: Suite, results: Sequence[Result], parent: Place) -> Non
         if not before or before[-1] != value:
             new.append(Metric(name, value, now, step))
     client.log_batch(
-        parent.run, metrics=new, tags=[RunTag(f"downstream.{suite.name}", _coverage(suite, results))], synchronous=True
+        parent.run, tags=[RunTag(f"downstream.{suite.name}", _coverage(suite, results))], metrics=new, synchronous=True
     )
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from cmgems.config import Settings
+from cmgems.config import TRACKING_URI, Settings
 
 
 class ScoringConfig(Settings):
@@ -33,7 +33,7 @@ class ScoringConfig(Settings):
     """Folder that gets `downstream/`; empty: that of the model's pretraining run, or runs/NAME for other models."""
     step: int | None = Field(default=None, ge=0)
     """Optimizer steps the model was pretrained for; empty: as its folder's name says."""
-    tracking_uri: str | None = None
+    tracking_uri: str | None = Field(default=None, pattern=TRACKING_URI)
     """MLflow: a database or a server. Empty: where the pretraining run is, or sqlite:///mlflow.db for other models."""
     experiment: str = "cmgems-downstream"
     """MLflow experiment for models that no pretraining run is known of."""

@@ -72,6 +72,12 @@ def test_a_result_is_a_child_with_its_scores_history_settings_and_files(client, 
     assert files == {"result.json", "predictions.csv", "confusion.png"}
 
 
+def test_a_long_history_is_sent_in_parts(client, parent, write_one, make_result):
+    history = [{"step": step, "loss": 1 / step, "learning_rate": 1e-5} for step in range(1, 1201)]
+    run_id = publish_result(write_one(make_result(history=history)), make_result(history=history), parent)
+    assert len(client.get_metric_history(run_id, "train/loss")) == 1200
+
+
 def test_what_is_there_is_not_sent_again(client, parent, write_one, make_result):
     folder = write_one(make_result())
     run_id = publish_result(folder, make_result(), parent)
