@@ -283,7 +283,7 @@ def test_a_suite_that_was_killed_goes_on_and_ends_with_the_same_table(place, tmp
         *("--model", f"{place}/run/models/step-00000100", "--output", f"{place}/run", "--seeds", "2"),
     ]
     process = subprocess.Popen([sys.executable, "-c", program, *arguments], env=ENVIRONMENT, cwd=REPOSITORY)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 400
     while len(results(place)) < 3:
         assert time.monotonic() < end
         time.sleep(0.01)
