@@ -7,6 +7,7 @@ model. In the folder are `result.json`, `predictions.csv` and `confusion.png`.
 
 import csv
 import math
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -163,16 +164,16 @@ def rewrite_result(folder: Path, result: Result) -> None:
     partial.replace(folder / RESULT)
 
 
-def read_results(run: Path, suite: str = "*") -> list[Result]:
+def read_results(run: Path, suite: str = "") -> list[Result]:
     """The results below the folder of a run, those of one suite or of all, sorted by their places.
 
     Of a subject and task only those count that have the identity of the newest: seeds of other data, weights or recipes
     do not make a mean together. The others, and those that cannot be read, are named on standard error.
     """
     found: list[tuple[Path, float, Result]] = []
-    for path in sorted((run / DOWNSTREAM).glob(f"{suite}/**/seed-*/{RESULT}")):
+    for folder in sorted(_result_folders(run / DOWNSTREAM / suite)):
         try:
-            found.append((path.parent, path.stat().st_mtime, read_result(path.parent)))
+            found.append((folder, (folder / RESULT).stat().st_mtime, read_result(folder)))
         except (UserError, OSError) as error:
             _warn(f"left out: {error}")
     newest: dict[tuple[str, str, str], dict[str, str]] = {}
@@ -185,6 +186,14 @@ def read_results(run: Path, suite: str = "*") -> list[Result]:
         else:
             _warn(f"left out, it is of other data, weights or settings than newer seeds of its task: {folder}")
     return current
+
+
+def _result_folders(top: Path) -> Iterator[Path]:
+    """Folders with a result; those that other processes write and remove meanwhile are passed over."""
+    for folder, inside, files in os.walk(top):
+        if RESULT in files:
+            yield Path(folder)
+        inside[:] = [] if RESULT in files else [name for name in inside if not name.startswith(".")]
 
 
 def _warn(text: str) -> None:

@@ -77,7 +77,7 @@ def results(place):
     folder = place / "run" / "downstream" / "toys"
     return {
         str(path.parent.relative_to(folder)): (json.loads(path.read_text()), path.stat().st_mtime_ns)
-        for path in sorted(folder.rglob("seed-*/result.json"))
+        for path in sorted(folder.glob("*/*/seed-*/result.json"))
     }
 
 
