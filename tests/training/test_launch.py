@@ -27,7 +27,7 @@ def test_two_processes_with_deepspeed_zero_2_train_as_one(pretrain, tmp_path):
     assert (tmp_path / "run/models/step-00000012/model.safetensors").exists()
 
 
-@slow
+@pytest.mark.matrix  # one of the launches that test_exact compares is of this kind
 def test_two_processes_with_ddp_train_as_one(pretrain):
     finished = pretrain(DDP, "--launch.distributed", "ddp")
     check_golden_losses(finished)
