@@ -476,12 +476,7 @@ def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any
     """Values in a recipe file, merged over those of the file that its `extends` names (relative to it, or shipped)."""
     if path.resolve() in extended_by:
         raise UserError(f"{path}: extends: the file extends itself, by way of {extended_by[-1]}")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a recipe is a mapping of settings, this is {type(values).__name__}")
+    values = read_mapping(path, "a recipe is a mapping of settings")
     if "extends" not in values:
         return values
     name = str(values.pop("extends"))
@@ -489,6 +484,17 @@ def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any
     if base is None:
         raise UserError(f"{path}: extends: there is no file {name} beside it, nor among the shipped recipes")
     return _merge(read_recipe(base, (*extended_by, path.resolve())), values)
+
+
+def read_mapping(path: Path, expected: str) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping. Raises UserError that says what was `expected` where it does not."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: {expected}, this is {type(values).__name__}")
+    return values
 
 
 def describe_validation_error(error: ValidationError, model: type[BaseModel]) -> str:

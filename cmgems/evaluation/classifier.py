@@ -19,7 +19,6 @@ from cmgems.evaluation.inputs import Encoder, make_encoder
 # Parts of a classifier that a language model does not bring with it.
 _HEAD = ("classifier", "score", "pooler", "pre_classifier", "classification_head")
 
-
 # Settings in a model's config.json that say nothing about what it computes.
 _NOT_ARCHITECTURE = ("architectures", "dtype", "torch_dtype", "transformers_version")
 

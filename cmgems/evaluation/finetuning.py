@@ -34,6 +34,7 @@ from cmgems.evaluation.inputs import Encoder, Rows, collate
 from cmgems.evaluation.scores import Predictions, probabilities, score
 from cmgems.evaluation.tasks import Recipe
 from cmgems.training.display import ProgressLines
+from cmgems.training.launch import launched_with_deepspeed
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Outcome:
 
 def start_processes() -> PartialState:
     """Let the processes of a launch find each other: NCCL on GPUs, else gloo. Raises UserError where they do not."""
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true"):
+    if launched_with_deepspeed():
         raise UserError("fine-tuning runs without DeepSpeed: launch with --config_file deepspeed_configs/ddp.yaml")
     on_cpu = not torch.cuda.is_available()
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -7,10 +7,9 @@ errors. Tasks that have much in common share it by YAML's own means (`&name`, `*
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from cmgems.config import OpenShare, Settings, Share, describe_validation_error
+from cmgems.config import OpenShare, Settings, Share, describe_validation_error, read_mapping
 from cmgems.errors import UserError
 
 SUITES = Path(__file__).parent / "suites"
@@ -141,12 +140,7 @@ def load_suite(name: str) -> Suite:
     path = next((path for path in (Path(name), SUITES / f"{name}.yaml") if path.is_file()), None)
     if path is None:
         raise UserError(f"{name}: no such file, nor a suite of that name. Suites: {', '.join(suite_names())}")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a suite is a mapping (name, source, tasks), this is {type(values).__name__}")
+    values = read_mapping(path, "a suite is a mapping (name, source, tasks)")
     try:
         suite = Suite.model_validate(values)
     except ValidationError as error:
