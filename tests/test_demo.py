@@ -14,6 +14,8 @@ from cmgems.sequence.corpus import load_corpus
 from cmgems.training.evaluation import unigram_perplexity
 
 REPOSITORY = Path(__file__).parents[1]
+# What the tests' own surroundings, `make test` among them, would have the demo inherit.
+AROUND = {"OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
 
 pytestmark = pytest.mark.slow
 
@@ -25,9 +27,9 @@ def demo(tmp_path_factory):
     uri = f"sqlite:///{folder}/mlflow.db"
     settings = f"--tracking.uri {uri} --corpus.path {folder}/corpus"
     finished = subprocess.run(
-        ["make", "demo", f"ARGS={settings}", f"RUN={folder}/run"],
+        ["make", "--no-print-directory", "demo", f"ARGS={settings}", f"RUN={folder}/run"],
         cwd=REPOSITORY,
-        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
+        env={name: value for name, value in os.environ.items() if name not in AROUND},
         capture_output=True,
         text=True,
         timeout=1500,
