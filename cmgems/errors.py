@@ -3,7 +3,8 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 USER_ERROR_EXIT_CODE = 2
 LOST_PROCESS_EXIT_CODE = 1
@@ -34,9 +35,11 @@ def exit_on_user_error() -> Iterator[None]:
         yield
     except UserError as error:
         _say(f"error: {error}", error.every_process)
+        note_exit_code(USER_ERROR_EXIT_CODE)
         sys.exit(USER_ERROR_EXIT_CODE)
     except Interrupted as interruption:
         _say(str(interruption))
+        note_exit_code(INTERRUPTED_EXIT_CODE)
         sys.exit(INTERRUPTED_EXIT_CODE)
     except RuntimeError as error:
         if not _is_about_other_processes(error):
@@ -47,6 +50,17 @@ def exit_on_user_error() -> Iterator[None]:
             every_process=True,
         )
         sys.exit(LOST_PROCESS_EXIT_CODE)
+
+
+def note_exit_code(code: int) -> None:
+    """Leave the exit code of this process in the folder that CMGEMS_EXIT_CODES names, as `rank-R`; the first one counts.
+
+    Launchers end with 1 whatever their processes ended with. A batch script that has to know whether to start a run
+    again looks there: 0 and 2 say no, 75 says yes; no file, or one of no rank, that the process was lost.
+    """
+    if folder := os.environ.get("CMGEMS_EXIT_CODES"):
+        with suppress(OSError), (Path(folder) / f"rank-{os.environ.get('RANK', '0')}").open("x") as file:
+            file.write(f"{code}\n")
 
 
 def _is_about_other_processes(error: RuntimeError) -> bool:

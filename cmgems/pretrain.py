@@ -3,7 +3,7 @@
 import sys
 
 from cmgems.config import PretrainConfig, load_config
-from cmgems.errors import exit_on_user_error
+from cmgems.errors import exit_on_user_error, note_exit_code
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -82,6 +82,7 @@ def pretrain(config: PretrainConfig) -> None:
             progress=progress,
         )
         trainer.run()
+        note_exit_code(0)  # it need not be started again, whatever happens to what is left to do
         summary = summarise(config, name, controller, progress.evaluations, progress.seconds, folder)
         tracker.note(summary)
     accelerator.print(summary)

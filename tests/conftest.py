@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.slurm_cluster import Cluster, require_slurm
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -14,3 +16,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the development data is not at {folder} (set CMGEMS_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory):
+    """A SLURM cluster of two nodes."""
+    require_slurm()
+    with Cluster(tmp_path_factory.mktemp("slurm")) as cluster:
+        yield cluster
