@@ -39,9 +39,9 @@ logs=$OUTPUT/logs/$SLURM_JOB_ID
 codes=$logs/exit-codes-$restart  # each training process notes its exit code there, which launchers do not pass on
 say() { echo "$(date '+%F %T') job $SLURM_JOB_ID, restart $restart: $*"; }
 newest_checkpoint() { find "$OUTPUT/checkpoints" -maxdepth 1 -name 'step-*[0-9]' 2>/dev/null | sort | tail -n 1; }
-ended_with() { grep -qsx "$1" "$logs"/exit-codes-"$2"/rank-"$3"; }
+any_ended_with() { grep -qsx "$1" "$codes"/rank-*; }
 
-if ended_with 0 '*' 0; then
+if grep -qsx 0 "$logs"/exit-codes-*/rank-0; then
     say "nothing left to do: an earlier start has reached the last step"
     exit 0
 elif [ "$restart" -gt "$MAX_RESTARTS" ]; then
@@ -84,7 +84,7 @@ signalled=
 stop_training() {
     signalled=$1
     say "$1: asking the training to save a checkpoint and stop"
-    scancel --signal=TERM "$SLURM_JOB_ID.0"
+    scancel --signal=TERM "$SLURM_JOB_ID.0" 2>/dev/null  # it may have ended
 }
 trap 'stop_training "signal ahead of the time limit or a pre-emption"' USR1
 trap 'stop_training "SIGTERM"' TERM
@@ -102,10 +102,10 @@ kill "$watcher" 2>/dev/null
 # ---- What now? Whatever is neither the end nor a mistake is worth another start.
 end=$(newest_checkpoint)
 state=$(scontrol show job "$SLURM_JOB_ID" --oneliner | grep -o 'JobState=[A-Z_]*')
-if ended_with 0 "$restart" 0; then
+if grep -qsx 0 "$codes/rank-0"; then
     say "done: the training has reached its last step"
     exit 0
-elif ended_with 2 "$restart" '*'; then
+elif any_ended_with 2; then
     say "ended by a mistake in settings or data, which $logs/restart-$restart-*.log names: not started again"
     exit 2
 elif [ -e "$OUTPUT/stop" ]; then
@@ -114,7 +114,7 @@ elif [ -e "$OUTPUT/stop" ]; then
 elif [ "$state" = JobState=CANCELLED ]; then
     say "cancelled with ${end:-no checkpoint}; submit with OUTPUT=$OUTPUT to go on"
     exit 1
-elif ended_with 75 "$restart" '*'; then
+elif any_ended_with 75; then
     reason="stopped by a signal"
 else
     reason="a process or a node has failed (srun: $status), see $logs/restart-$restart-*.log"
@@ -128,4 +128,6 @@ if [ "$restart" -ge "$MAX_RESTARTS" ]; then
     exit 1
 fi
 say "$reason: the job goes back into the queue, to go on from ${end:-the beginning}"
-scontrol requeue "$SLURM_JOB_ID"
+if [ "$state" = JobState=RUNNING ]; then  # otherwise SLURM has put it there itself
+    scontrol requeue "$SLURM_JOB_ID"
+fi

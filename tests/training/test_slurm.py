@@ -1,0 +1,269 @@
+"""slurm/pretrain.sh under a real SLURM with two nodes."""
+
+import re
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from tests.training.golden import GOLDEN_LOSSES
+from tests.training.launching import REPOSITORY, ZERO2, history, launch, logged, the_run
+
+slow = pytest.mark.slow
+matrix = pytest.mark.matrix
+
+# Long enough to be hit on its way. Each step is logged by itself: an interruption would cut a mean over several in two.
+LONG = (
+    *("--training.steps", "150", "--training.global_batch", "50", "--curriculum.stages.0.until.at", "80"),
+    *("--tracking.log_every", "1", "--evaluation.every", "50", "--checkpoint.every", "25"),
+    *("--checkpoint.milestones", "[]"),
+)
+HIT = 40
+"""The step that has been seen when something happens to the job."""
+
+
+class Job:
+    """A pretraining of the tiny recipe by slurm/pretrain.sh."""
+
+    def __init__(self, cluster, recipe, folder, uri, overrides, options, environment):
+        self.cluster, self.folder, self.log = cluster, folder / "run", folder / "job.log"
+        self.environment = {
+            "ENVIRONMENT": f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={REPOSITORY}",
+            "OMP_NUM_THREADS": "1",
+            "OUTPUT": str(self.folder),
+            "PROCESSES": "1",
+            **environment,
+        }
+        self.number = cluster.run(
+            *("sbatch", "--parsable", "--gpus-per-node=1", "--cpus-per-task=1", f"--output={self.log}", *options),
+            *("slurm/pretrain.sh", recipe, "zero2", "--tracking.uri", uri, *overrides),
+            cwd=REPOSITORY,
+            environment=self.environment,
+        )
+
+    def node_log(self, node, restart=0):
+        """What the launcher and the processes of a node have printed."""
+        path = self.folder / f"logs/{self.number}/restart-{restart}-{node}.log"
+        return path.read_text() if path.exists() else ""
+
+    def wait_for_step(self, step):
+        """Return when a step has been logged."""
+        end = time.monotonic() + 120
+        while self.steps_done() < step:
+            assert time.monotonic() < end, self.everything()
+            time.sleep(0.05)
+
+    def wait_for_log(self, text, seconds=120):
+        """Return when the script has said something."""
+        end = time.monotonic() + seconds
+        while not self.log.exists() or text not in self.log.read_text():
+            assert time.monotonic() < end, self.everything()
+            time.sleep(0.05)
+
+    def steps_done(self):
+        """The last step that has been logged."""
+        return max(logged(self.folder, "train/loss"), default=0) if (self.folder / "tracking.jsonl").exists() else 0
+
+    def wait_until_ended(self):
+        """Return when none of the training processes is left."""
+        end = time.monotonic() + 120
+        while self.cluster.processes(self.number, 0) + self.cluster.processes(self.number, 1):
+            assert time.monotonic() < end, self.everything()
+            time.sleep(0.05)
+
+    def end(self, state="COMPLETED", seconds=240):
+        """Wait for the end of the job, which has to be as stated; returns what SLURM says about it."""
+        try:
+            job = self.cluster.wait_for(
+                self.number, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", seconds=seconds
+            )
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.everything()}") from None
+        assert job["JobState"] == state, self.everything()
+        return job
+
+    def everything(self):
+        """All that was printed."""
+        files = [self.log, *sorted(self.folder.glob("logs/*/*.log"))]
+        return "\n".join(f"==> {file}\n{file.read_text()}" for file in files if file.exists())
+
+
+@pytest.fixture
+def submit(slurm, tiny_recipe, tmp_path):
+    """Function that submits slurm/pretrain.sh with the tiny recipe, settings and options of sbatch."""
+    jobs = []
+
+    def begin(*overrides, options=(), environment=None, cluster=slurm):
+        uri = f"sqlite:///{tmp_path}/mlflow.db"
+        mlflow.set_tracking_uri(uri)
+        jobs.append(Job(cluster, tiny_recipe, tmp_path, uri, overrides, options, environment or {}))
+        return jobs[-1]
+
+    yield begin
+    for job in jobs:
+        job.cluster.run("scancel", job.number)
+
+
+@slow
+def test_a_job_on_two_nodes_trains_as_one(submit):
+    job = submit("--launch.distributed", "deepspeed", "--launch.zero_stage", "2", "--launch.processes", "2")
+    done = job.end()
+    assert done["NodeList"] == "node[1-2]"
+    assert done["Restarts"] == "0"
+    assert "deepspeed ZeRO-2, 2 process(es)" in job.node_log("node1")
+    for rank, node in enumerate(("node1", "node2")):
+        assert f"rank {rank}: stage 'global' masks from step 8 on" in job.node_log(node)
+    assert history("train/loss") == pytest.approx(GOLDEN_LOSSES, rel=1e-4)
+    assert the_run().info.status == "FINISHED"
+    assert "done: the training has reached its last step" in job.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_recipe, tmp_path_factory):
+    """Losses of the long run in two processes that nothing happens to, by step."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    settings = ("--config", str(tiny_recipe), "--tracking.uri", uri, "--output", str(folder / "run"), *LONG)
+    finished = launch(ZERO2, *settings)
+    assert finished.returncode == 0, finished.stderr
+    return logged(folder / "run", "train/loss")
+
+
+@pytest.fixture
+def hit_on_its_way(submit, undisturbed, capsys):
+    """Function that has something happen to a job, waits for the end of its processes, and then for the job's: it has
+    to be started twice and to end well, with the losses of a run that nothing happened to. Returns the job, and the
+    steps that it lost."""
+
+    def check(happen, seen_in_log, *options):
+        job = submit(*LONG, options=options)
+        job.wait_for_step(HIT)
+        hit = time.monotonic()
+        happen(job)
+        job.wait_until_ended()
+        seconds, step = time.monotonic() - hit, job.steps_done()
+        assert step < 150, "hit too late"
+        done = job.end()
+        assert done["Restarts"] == "1", job.everything()
+        assert logged(job.folder, "train/loss") == pytest.approx(undisturbed, rel=1e-4)
+        assert the_run().info.status == "FINISHED"
+        log = job.log.read_text()
+        assert seen_in_log in log, log
+        assert "done: the training has reached its last step" in log
+        [resumed] = map(int, re.findall(r"resumed after step (\d+) ", job.node_log("node1", 1)))
+        with capsys.disabled():
+            print(f"\n{seen_in_log}: no process left after {seconds:.1f} s, {step - resumed} of {step} steps lost")
+            print(log)
+        return job, step - resumed
+
+    return check
+
+
+@slow
+def test_after_a_signal_the_job_goes_on_where_it_was(hit_on_its_way):
+    def signal(job):
+        job.cluster.run("scancel", "--batch", "--signal=USR1", job.number)
+
+    job, lost = hit_on_its_way(signal, "stopped by a signal: the job goes back into the queue")
+    assert lost == 0
+    assert re.search(r"stopped by a signal after step \d+;", job.node_log("node1"))
+
+
+@matrix
+def test_a_killed_rank_ends_the_job_which_goes_on(hit_on_its_way):
+    def kill(job):
+        [rank] = job.cluster.processes(job.number, 1)
+        rank.kill()
+
+    hit_on_its_way(kill, "a process or a node has failed")
+
+
+@matrix
+def test_a_job_that_a_more_urgent_one_displaces_goes_on_after_it(hit_on_its_way):
+    def displace(job):
+        job.cluster.run(
+            "sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 3"
+        )
+
+    _, lost = hit_on_its_way(displace, "stopped by a signal: the job goes back into the queue")
+    assert lost == 0
+
+
+@matrix
+def test_a_job_goes_on_when_a_node_is_back(hit_on_its_way, slurm):
+    def lose_a_node(job):
+        slurm.run("scontrol", "update", "nodename=node2", "state=down", "reason=test")
+        job.wait_until_ended()
+        with suppress(AssertionError):  # it may have come back by itself
+            slurm.run("scontrol", "update", "nodename=node2", "state=resume")
+
+    hit_on_its_way(lose_a_node, "restart 1: on node[1-2]")
+
+
+@matrix
+def test_slurm_sends_the_signal_ahead_of_the_time_limit_and_a_file_stops_the_job(submit):
+    # SLURM looks twice a minute which jobs are to be signalled, and rounds in favour of early.
+    job = submit("--training.steps", "100000", options=("--time=3", "--signal=B:USR1@60"))
+    job.wait_for_log("stopped by a signal: the job goes back into the queue", seconds=180)
+    job.wait_for_log("restart 1: on node[1-2]")
+    stopped = job.steps_done()
+    job.wait_for_step(stopped + 20)
+    (job.folder / "stop").touch()
+    assert job.end()["Restarts"] == "1"
+    assert f"remove {job.folder}/stop and submit with OUTPUT={job.folder} to go on" in job.log.read_text()
+    assert the_run().info.status == "KILLED"
+
+
+@slow
+def test_a_mistake_is_not_tried_again(submit):
+    job = submit("--training.stepz", "5")
+    assert job.end("FAILED")["ExitCode"] == "2:0"
+    assert "training.stepz" in job.node_log("node1")
+    assert "ended by a mistake in settings or data" in job.log.read_text()
+
+
+@matrix
+def test_after_the_last_step_nothing_starts_a_job_again(submit):
+    job = submit()
+    done = job.folder / f"logs/{job.number}/exit-codes-0/rank-0"
+    while not done.exists():
+        time.sleep(0.02)
+    job.cluster.run("scancel", "--batch", "--signal=USR1", job.number)
+    assert job.end()["Restarts"] == "0"
+    job.cluster.run("scontrol", "requeue", job.number)
+    job.wait_for_log("nothing left to do: an earlier start has reached the last step")
+    assert job.end()["Restarts"] == "1"
+
+
+@matrix
+def test_a_cancelled_job_is_not_started_again(submit):
+    job = submit(*LONG)
+    job.wait_for_step(10)
+    job.cluster.run("scancel", job.number)
+    assert job.end("CANCELLED")["Restarts"] == "0"
+    time.sleep(10)
+    assert job.end("CANCELLED")["Restarts"] == "0"
+
+
+@matrix
+def test_a_job_that_gets_nowhere_is_given_up(submit):
+    job = submit(environment={"ENVIRONMENT": "exit 1"})
+    assert job.end("FAILED")["Restarts"] == "2"
+    assert "for the third time without a newer checkpoint than none" in job.log.read_text()
+
+
+@slow
+@pytest.mark.parametrize(
+    ("limit", "file", "state", "said"),
+    [("0", None, "FAILED", "given up: "), ("50", "stop", "COMPLETED", "not started: there is ")],
+)
+def test_a_bound_and_a_file_keep_a_job_from_starting(submit, tmp_path, limit, file, state, said):
+    if file:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / file).touch()
+    job = submit(environment={"MAX_RESTARTS": limit, "ENVIRONMENT": "exit 1"})
+    assert job.end(state)["Restarts"] == "0"
+    assert said in job.log.read_text()
