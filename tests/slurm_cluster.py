@@ -8,6 +8,7 @@ nodes runs as on two machines that share their file system. All files are below 
 import os
 import shutil
 import subprocess
+import sys
 import time
 import uuid
 from contextlib import suppress
@@ -19,6 +20,13 @@ import pytest
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare")
 INSTALL = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge iproute2"
 NODES = {"ctl": "10.66.0.1", "node1": "10.66.0.11", "node2": "10.66.0.12"}
+
+# What jobs of the scripts in slurm/ are given here: a small part of a node, and this Python.
+OPTIONS = ("--gpus-per-node=1", "--cpus-per-task=1")
+ENVIRONMENT = {
+    "ENVIRONMENT": f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={Path(__file__).parents[1]}",
+    "OMP_NUM_THREADS": "1",
+}
 
 CONFIG = """
 ClusterName=tests
@@ -122,6 +130,15 @@ class Cluster:
             assert time.monotonic() < end, f"job {number} is {job['JobState']}, not {' or '.join(states)}"
             time.sleep(0.2)
         return job
+
+    @staticmethod
+    def wait_for_files(folder: Path, pattern: str, seconds: float = 180) -> list[Path]:
+        """Files of a folder, as soon as there are any."""
+        end = time.monotonic() + seconds
+        while not (found := sorted(folder.glob(pattern))):
+            assert time.monotonic() < end, f"no {pattern} in {folder}"
+            time.sleep(0.2)
+        return found
 
     def processes(self, number: str, rank: int) -> list[psutil.Process]:
         """Processes of a rank of a job."""

@@ -1,14 +1,13 @@
 """slurm/pretrain.sh under a real SLURM with two nodes."""
 
 import re
-import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import mlflow
 import pytest
 
+from tests.slurm_cluster import ENVIRONMENT, OPTIONS
 from tests.training.golden import GOLDEN_LOSSES
 from tests.training.launching import REPOSITORY, ZERO2, history, launch, logged, the_run
 
@@ -30,18 +29,11 @@ class Job:
 
     def __init__(self, cluster, recipe, folder, uri, overrides, options, environment):
         self.cluster, self.folder, self.log = cluster, folder / "run", folder / "job.log"
-        self.environment = {
-            "ENVIRONMENT": f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={REPOSITORY}",
-            "OMP_NUM_THREADS": "1",
-            "OUTPUT": str(self.folder),
-            "PROCESSES": "1",
-            **environment,
-        }
         self.number = cluster.run(
-            *("sbatch", "--parsable", "--gpus-per-node=1", "--cpus-per-task=1", f"--output={self.log}", *options),
+            *("sbatch", "--parsable", *OPTIONS, f"--output={self.log}", *options),
             *("slurm/pretrain.sh", recipe, "zero2", "--tracking.uri", uri, *overrides),
             cwd=REPOSITORY,
-            environment=self.environment,
+            environment={**ENVIRONMENT, "OUTPUT": str(self.folder), **environment},
         )
 
     def node_log(self, node, restart=0):
