@@ -15,27 +15,28 @@
 #SBATCH --open-mode=append
 
 # As in slurm/pretrain.sh.
-ENVIRONMENT=${ENVIRONMENT-source .venv/bin/activate}
+ACTIVATE=${ACTIVATE-source .venv/bin/activate}
 CONTAINER=${CONTAINER-}
 # How the job of the report is submitted, which needs no GPU: its partition, account and so on.
 REPORT_OPTIONS=${REPORT_OPTIONS---time=00:30:00}
 # The folder that the report is about, where the model is not in a run's folder: what --output names.
 RUN=${RUN:-$(dirname "$(dirname "${1:-}")")}
 
-eval "$ENVIRONMENT"
+eval "$ACTIVATE"
 set -uo pipefail
 [ $# -ge 1 ] || { sed -n '4s/^# //p' "$0" >&2; exit 2; }
 model=$1
 shift
 export PYTHONUNBUFFERED=1 SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
-# The first of the array submits the report, which waits for all of them, whether they succeed or not.
+# The first of the array submits the report, which waits for all of them, whether they succeed or not. There is no srun in
+# it: that would go by the resources of this job, which stand in the environment.
 if [ "$SLURM_ARRAY_TASK_ID" = "$SLURM_ARRAY_TASK_MIN" ] && [ "${SLURM_RESTART_COUNT:-0}" = 0 ]; then
     # shellcheck disable=SC2086
     sbatch --dependency="afterany:$SLURM_ARRAY_JOB_ID" --job-name=cmgems-report $REPORT_OPTIONS \
         --output="slurm-${SLURM_ARRAY_JOB_ID}_report.log" \
-        --wrap "$ENVIRONMENT
-srun --ntasks=1 $CONTAINER cmgems report $(printf %q "$RUN")"
+        --wrap "$ACTIVATE
+$CONTAINER cmgems report $(printf %q "$RUN")"
 fi
 # shellcheck disable=SC2086  # a container's command is several words
 exec srun --ntasks=1 $CONTAINER cmgems benchmark --model "$model" --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_MAX" "$@"

@@ -12,11 +12,11 @@
 #SBATCH --open-mode=append
 
 # As in slurm/pretrain.sh.
-ENVIRONMENT=${ENVIRONMENT-source .venv/bin/activate}
+ACTIVATE=${ACTIVATE-source .venv/bin/activate}
 CONTAINER=${CONTAINER-}
 PROCESSES=${PROCESSES:-${SLURM_GPUS_ON_NODE:-1}}
 
-eval "$ENVIRONMENT"
+eval "$ACTIVATE"
 set -uo pipefail
 launch=(accelerate launch)
 if [ "$PROCESSES" -gt 1 ]; then

@@ -18,7 +18,7 @@
 # The run's folder. Name the one of an earlier job to go on with its run.
 OUTPUT=${OUTPUT:-runs/slurm-$SLURM_JOB_ID}
 # What makes `accelerate` available on a node: modules, conda, a virtual environment; nothing for a container that has it.
-ENVIRONMENT=${ENVIRONMENT-source .venv/bin/activate}
+ACTIVATE=${ACTIVATE-source .venv/bin/activate}
 # What the launcher runs in, such as: apptainer exec --nv --bind /scratch cmgems.sif
 CONTAINER=${CONTAINER-}
 # Training processes a node.
@@ -54,7 +54,6 @@ fi
 mkdir -p "$codes"
 export CMGEMS_EXIT_CODES=$codes PYTHONUNBUFFERED=1
 start=$(newest_checkpoint)
-echo "${start:-none}" >> "$logs/started-from"
 
 # ---- One launcher a node. What follows "bash -c" is expanded by each task, on its node.
 [ "$SLURM_NNODES" -gt 1 ] && several=_multinode || several=
@@ -70,10 +69,10 @@ training=(
     --launch.processes $((SLURM_NNODES * PROCESSES)) "$@"
 )
 say "on $SLURM_JOB_NODELIST, $PROCESSES process(es) a node, from ${start:-the beginning}; logs in $logs"
-export ENVIRONMENT CONTAINER SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+export ACTIVATE CONTAINER SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 # shellcheck disable=SC2016
 srun --ntasks-per-node=1 --kill-on-bad-exit=1 --output="$logs/restart-$restart-%N.log" bash -c '
-    eval "$ENVIRONMENT"
+    eval "$ACTIVATE"
     split=$1
     exec $CONTAINER "${@:2:split}" --machine_rank "$SLURM_NODEID" "${@:2+split}"
 ' task ${#launch[@]} "${launch[@]}" "${training[@]}" &
@@ -118,7 +117,8 @@ elif any_ended_with 75; then
     reason="stopped by a signal"
 else
     reason="a process or a node has failed (srun: $status), see $logs/restart-$restart-*.log"
-    if [ "$(tail -n 3 "$logs/started-from" | grep -cxF "${end:-none}")" = 3 ]; then
+    echo "${end:-none}" >> "$logs/failed-after"
+    if [ "$(tail -n 3 "$logs/failed-after" | grep -cxF "${end:-none}")" = 3 ]; then
         say "given up: $reason, for the third time without a newer checkpoint than ${end:-none}"
         exit 1
     fi

@@ -24,7 +24,7 @@ NODES = {"ctl": "10.66.0.1", "node1": "10.66.0.11", "node2": "10.66.0.12"}
 # What jobs of the scripts in slurm/ are given here: a small part of a node, and this Python.
 OPTIONS = ("--gpus-per-node=1", "--cpus-per-task=1")
 ENVIRONMENT = {
-    "ENVIRONMENT": f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={Path(__file__).parents[1]}",
+    "ACTIVATE": f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={Path(__file__).parents[1]}",
     "OMP_NUM_THREADS": "1",
 }
 

@@ -54,11 +54,11 @@ def test_an_array_scores_a_suite_and_a_job_after_it_writes_the_report(slurm, pla
     [log] = slurm.wait_for_files(place, f"slurm-{array}_report.log", seconds=180)
     report = re.search(r"Submitted batch job (\d+)", (place / f"{array}_1.log").read_text())[1]
     assert slurm.wait_for(report, "COMPLETED", "FAILED")["JobState"] == "COMPLETED", printed(place)
-    for number, task in enumerate(("tf/0", "mouse/0"), start=1):
+    for number, task in enumerate(("mouse/0", "tf/0"), start=1):
         own = (place / f"{array}_{number}.log").read_text()
         assert "1 scores to have, 2 tasks" in own, printed(place)
         [result] = (place / "run/downstream/two/step-00000100").glob(f"{task}/seed-42/result.json")
-        assert f"{json.loads(result.read_text())['metrics']['mcc']:.4f}" in printed(place)
+        assert f"{task}, step-00000100, seed 42: mcc {json.loads(result.read_text())['metrics']['mcc']:.4f}" in own
     assert (place / "run/report/report.html").exists()
     assert log.read_text().strip().endswith("report.html")
     client = MlflowClient(tracking_uri=f"sqlite:///{place}/mlflow.db")

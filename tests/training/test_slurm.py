@@ -242,7 +242,7 @@ def test_a_cancelled_job_is_not_started_again(submit):
 
 @matrix
 def test_a_job_that_gets_nowhere_is_given_up(submit):
-    job = submit(environment={"ENVIRONMENT": "exit 1"})
+    job = submit(environment={"ACTIVATE": "exit 1"})
     assert job.end("FAILED")["Restarts"] == "2"
     assert "for the third time without a newer checkpoint than none" in job.log.read_text()
 
@@ -256,6 +256,6 @@ def test_a_bound_and_a_file_keep_a_job_from_starting(submit, tmp_path, limit, fi
     if file:
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / file).touch()
-    job = submit(environment={"MAX_RESTARTS": limit, "ENVIRONMENT": "exit 1"})
+    job = submit(environment={"MAX_RESTARTS": limit, "ACTIVATE": "exit 1"})
     assert job.end(state)["Restarts"] == "0"
     assert said in job.log.read_text()
