@@ -7,6 +7,7 @@ nodes runs as on two machines that share their file system. All files are below 
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -193,8 +194,22 @@ class Cluster:
         self._daemon(self.folder / "slurmctld.pid", [*self._inside("ctl"), "slurmctld", "-f", configuration])
         self._until(lambda: "UP" in self.run("scontrol", "ping"), "the controller does not answer")
         for name in ("node1", "node2"):
-            self._daemon(self.folder / f"slurmd.{name}.pid", [*self._inside(name), "slurmd", "-f", configuration])
+            self.start_node(name)
         self._until(self.is_idle, "the nodes do not come up")
+
+    def start_node(self, name: str) -> None:
+        """Start slurmd on a node, at first or after a crash."""
+        configuration = str(self.folder / "slurm.conf")
+        self._daemon(self.folder / f"slurmd.{name}.pid", [*self._inside(name), "slurmd", "-f", configuration])
+
+    def crash(self, name: str) -> None:
+        """End all processes of a node at once."""
+        for number in self._processes_of(name):
+            os.kill(number, signal.SIGKILL)
+
+    def _processes_of(self, name: str) -> list[int]:
+        listed = subprocess.run(["ip", "netns", "pids", self._namespace(name)], capture_output=True, text=True)
+        return [int(number) for number in listed.stdout.split()]
 
     def is_idle(self) -> bool:
         """Whether no node is down or at work."""
@@ -224,12 +239,10 @@ class Cluster:
                 daemon.terminate()
                 daemon.wait(10)
         for name in NODES:
-            namespace = self._namespace(name)
-            listed = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True)
-            for number in listed.stdout.split():
-                with suppress(psutil.Error):
-                    psutil.Process(int(number)).kill()
-            subprocess.run(["ip", "netns", "delete", namespace], capture_output=True)
+            for number in self._processes_of(name):
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+            subprocess.run(["ip", "netns", "delete", self._namespace(name)], capture_output=True)
 
     def _namespace(self, name: str) -> str:
         return f"{self._prefix}-{name}"

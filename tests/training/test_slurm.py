@@ -196,6 +196,17 @@ def test_a_job_goes_on_when_a_node_is_back(hit_on_its_way, slurm):
 
 
 @matrix
+def test_a_job_goes_on_after_a_crash_of_a_node(hit_on_its_way, slurm):
+    def crash(job):
+        slurm.crash("node2")
+        job.wait_until_ended()
+        time.sleep(5)
+        slurm.start_node("node2")
+
+    hit_on_its_way(crash, "restart 1: on node[1-2]")
+
+
+@matrix
 def test_slurm_sends_the_signal_ahead_of_the_time_limit_and_a_file_stops_the_job(submit):
     # SLURM looks twice a minute which jobs are to be signalled, and rounds in favour of early.
     job = submit("--training.steps", "100000", options=("--time=3", "--signal=B:USR1@60"))
