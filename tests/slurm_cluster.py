@@ -55,7 +55,8 @@ SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
-{signal}
+# A pre-empted job gets the signal of `sbatch --signal`.
+SlurmctldParameters=preempt_send_user_signal
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 ReturnToService=2
@@ -85,10 +86,8 @@ def require_slurm():
 class Cluster:
     """A running cluster; `with Cluster(folder) as cluster:`."""
 
-    def __init__(self, folder: Path, user_signal_at_preemption: bool = True) -> None:
-        """`user_signal_at_preemption`: a pre-empted job gets the signal of `sbatch --signal`, else SIGTERM."""
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._signal = "SlurmctldParameters=preempt_send_user_signal" if user_signal_at_preemption else ""
         self._prefix = f"cmgems-{uuid.uuid4().hex[:6]}"
         self._environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
         self._pid_files: list[Path] = []
@@ -175,7 +174,7 @@ class Cluster:
         (self.folder / "hosts").write_text(
             "".join(f"{address} {name}\n" for name, address in [("localhost", "127.0.0.1"), *NODES.items()])
         )
-        (self.folder / "slurm.conf").write_text(CONFIG.format(folder=self.folder, signal=self._signal))
+        (self.folder / "slurm.conf").write_text(CONFIG.format(folder=self.folder))
         (self.folder / "plugstack.conf").touch()
         # A GPU is to SLURM a device file; this one does nothing.
         gpu = self.folder / "gpu"
