@@ -27,15 +27,7 @@ def span_centre_probability(rate: float, lengths: tuple[int, ...]) -> float:
     A token stays unmasked if no token near it is a centre that reaches it: 1 - rate = product over the distances of
     (1 - p * share of the lengths that reach so far). With one length this is p = 1 - (1 - rate)^(1 / length).
     """
-    spans = np.array(lengths)
-    distances = np.arange(-spans.max(), spans.max() + 1)[:, None]  # from a centre to a token
-    reach = ((-distances <= (spans - 1) // 2) & (distances <= spans // 2)).mean(axis=1)
-
-    def masked_share(p: Floats) -> Floats:
-        unmasked: Floats = np.prod(1 - p[:, None] * reach, axis=1)
-        return 1 - unmasked
-
-    return float(_solve(masked_share, rate, size=1)[0])
+    return float(_solve(_span_masked_share(lengths), rate, size=1)[0])
 
 
 @cache
@@ -55,7 +47,39 @@ def genemask_centre_probabilities(rate: float, k: int) -> Floats:
     0.005 of the rate up to a rate of 0.5, and 0.01 above it at 0.8 to 0.9.
     """
     lengths = np.arange(1, LONGEST_SOLVED + 1)
-    n = np.arange(_most_centres(rate, k) + 1)
+    masked_share = _genemask_masked_share(lengths, np.arange(_most_centres(rate, k) + 1), k)
+    return np.concatenate([[0.0], _solve(masked_share, rate, size=len(lengths))])
+
+
+def span_masked_share(probability: float, lengths: tuple[int, ...]) -> float:
+    """Share of a long window's tokens that span masks with a centre probability: `span_centre_probability` reversed."""
+    return float(_span_masked_share(lengths)(np.array([probability]))[0])
+
+
+def genemask_masked_share(probability: float, k: int, length: int) -> float:
+    """Share of the tokens of a window of `length` that GeneMask masks with a centre probability, as estimated for
+    `genemask_centre_probabilities`."""
+    length = min(length, LONGEST_SOLVED)
+    masked_share = _genemask_masked_share(np.array([length]), np.arange(length + 1), k)
+    return float(masked_share(np.array([probability]))[0])
+
+
+def _span_masked_share(lengths: tuple[int, ...]) -> Callable[[Floats], Floats]:
+    """Function from span's centre probabilities to the shares that they mask."""
+    spans = np.array(lengths)
+    distances = np.arange(-spans.max(), spans.max() + 1)[:, None]  # from a centre to a token
+    reach = ((-distances <= (spans - 1) // 2) & (distances <= spans // 2)).mean(axis=1)
+
+    def masked_share(p: Floats) -> Floats:
+        unmasked: Floats = np.prod(1 - p[:, None] * reach, axis=1)
+        return 1 - unmasked
+
+    return masked_share
+
+
+def _genemask_masked_share(lengths: Ints, n: Ints, k: int) -> Callable[[Floats], Floats]:
+    """Function from GeneMask's centre probabilities, one for each of `lengths`, to the shares that they mask; `n` are the
+    numbers of centres that are looked at."""
     unmasked_by = np.stack([_unmasked_share(int(length), n, k) for length in lengths])  # [lengths, n]
     log_ways = _log_binomials(lengths, n)
 
@@ -64,7 +88,7 @@ def genemask_centre_probabilities(rate: float, k: int) -> Floats:
         unmasked: Floats = (np.exp(log_chance) * unmasked_by).sum(axis=1)
         return 1 - unmasked
 
-    return np.concatenate([[0.0], _solve(masked_share, rate, size=len(lengths))])
+    return masked_share
 
 
 def _unmasked_share(length: int, n: Ints, k: int) -> Floats:

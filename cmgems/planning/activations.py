@@ -1,0 +1,71 @@
+"""Memory of the activations: what the forward pass keeps for the backward pass, and what both need for a moment.
+
+Counted from what torch's operators save, for BERT with fused attention, which torch has on all the GPU kinds known here:
+queries, keys, values, output, one float a head, and the padding mask as numbers, but no attention weights. The head's
+activations are of the masked tokens only. tests/test_plan.py compares this with the bytes that torch allocates on a CPU.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers import BertConfig
+
+Arithmetic = Literal["fp32", "16-bit", "autocast"]
+"""fp32 throughout; 16 bit throughout (DeepSpeed in bf16 and fp16); fp32 weights and residual stream, and matrix products
+in 16 bit (DDP in bf16 and fp16)."""
+
+_STATISTICS = 8  # bytes a token: mean and inverse deviation of a LayerNorm, in fp32
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """Bytes on a GPU for one micro-batch."""
+
+    kept: int
+    """Kept from the forward pass for the backward pass."""
+    peak: int
+    """The most that is there at any time, `kept` included."""
+
+
+def activations(
+    bert: BertConfig,
+    rows: int,
+    width: int,
+    masked: int,
+    arithmetic: Arithmetic,
+    checkpointing: bool,
+    dropout_mask_bytes: int = 1,
+) -> Activations:
+    """Activations of `rows` windows of `width` tokens, padding included, of which `masked` are masked.
+
+    `dropout_mask_bytes`: of an element of dropout's mask (1 on GPUs; on CPUs torch keeps numbers of the precision).
+    """
+    hidden, inner, vocabulary = bert.hidden_size, bert.intermediate_size, bert.vocab_size
+    tokens = rows * width
+    number = 4 if arithmetic == "fp32" else 2  # bytes, in matrix products
+    stream = 2 if arithmetic == "16-bit" else 4  # bytes, in the residual stream
+    dropped = hidden * dropout_mask_bytes if bert.hidden_dropout_prob else 0
+
+    # Inputs of the projections: that of queries, keys and values, of attention's and of both feed-forward projections.
+    # Autocast converts the input of queries, keys and values once for each of them.
+    inputs = ((3 if arithmetic == "autocast" else 1) + 2) * hidden + inner
+    attention = 3 * hidden * number + 4 * bert.num_attention_heads + width * number
+    norms = 2 * (stream * hidden + _STATISTICS)
+    layer = tokens * (number * inputs + attention + number * inner + norms + 2 * dropped)
+    embeddings = tokens * (stream * hidden + _STATISTICS + dropped)
+    head = masked * (4 * number * hidden + 4 * vocabulary + _STATISTICS)  # log-probabilities are fp32
+
+    if checkpointing:  # the input of each layer, and the padding mask, one byte an entry
+        kept = bert.num_hidden_layers * tokens * stream * hidden + tokens * width + embeddings + head
+        recomputed = layer
+    else:
+        kept = bert.num_hidden_layers * layer + embeddings + head
+        recomputed = 0
+    # The head's forward pass: the last hidden states, and the logits in their precision and in fp32. Its backward
+    # pass: two gradients of the logits in fp32.
+    logits = 4 if arithmetic == "fp32" else 6
+    at_head = max(tokens * stream * hidden + masked * logits * vocabulary, masked * 8 * vocabulary)
+    # The last layer's backward pass, the head's activations gone: gradients of the residual stream, of its
+    # normalisation, and of the wide feed-forward activations.
+    at_layer = recomputed - head + tokens * (2 * stream * hidden + number * inner)
+    return Activations(kept, kept + max(at_head, at_layer))
