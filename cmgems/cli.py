@@ -1,6 +1,8 @@
-"""The `cmgems` command: `cmgems prepare`, `cmgems npmi`, `cmgems benchmark`, `cmgems report`, `cmgems sync`."""
+"""The `cmgems` command: `cmgems prepare`, `npmi`, `plan`, `benchmark`, `report`, `sync`."""
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -8,7 +10,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict
 from tqdm import tqdm
 
-from cmgems.config import COMMAND, NpmiConfig, PrepareConfig, Settings, run_command
+from cmgems.config import COMMAND, NpmiConfig, PrepareConfig, PretrainConfig, Settings, run_command
 from cmgems.errors import INCOMPLETE_EXIT_CODE, UserError, exit_on_user_error
 from cmgems.evaluation.settings import BenchmarkConfig
 from cmgems.masking.npmi import Counts, human_counts, npmi_from_counts, read_counts, write_npmi
@@ -76,6 +78,37 @@ class Npmi(Settings):
         return self.k, count_kmers((window["sequence"] for window in windows), self.k)
 
 
+class Plan(Settings):
+    """Say what a recipe needs on GPUs of some kind: operations, memory by ZeRO stage, hours, communication.
+
+    Settings of the recipe can be overridden as for cmgems/pretrain.py, such as with `--training.global_batch 500`.
+    """
+
+    recipe: CliPositionalArg[str]
+    """Recipe: a YAML file, or the name of one that ships with cmgems."""
+    gpus: int = Field(ge=1)
+    """Number of GPUs, on all nodes together."""
+    gpu: str
+    """GPU kind, such as A100-80GB; an unknown one lists those that are known."""
+    nodes: int = Field(default=1, ge=1)
+    """Number of machines."""
+    utilisation: float | None = Field(default=None, gt=0, le=1)
+    """Share of the GPUs' peak performance that training sustains; empty: 0.3."""
+    json_: bool = Field(default=False, alias="json")
+    """Print the plan as JSON, in bytes and seconds, instead of a table."""
+    overrides: str = "[]"
+    """Overrides of the recipe's settings as a JSON list; made of the options that are not among these here."""
+
+    def cli_cmd(self) -> None:
+        """Print the plan."""
+        from cmgems.planning.plan import UTILISATION, make_plan, read_plan_recipe  # here: they take seconds to import
+        from cmgems.planning.table import show
+
+        config = read_plan_recipe(self.recipe, json.loads(self.overrides))
+        plan = make_plan(config, self.gpu, self.gpus, self.nodes, self.utilisation or UTILISATION)
+        print(json.dumps(asdict(plan), indent=1) if self.json_ else show(plan))
+
+
 class Sync(Settings):
     """Send to MLflow what runs could not send while they went on."""
 
@@ -127,7 +160,7 @@ class Report(Settings):
 
 
 class Commands(BaseSettings):
-    """What goes with cmgems/pretrain.py: corpora, NPMI tables, downstream scores, and what MLflow has not got yet."""
+    """What goes with cmgems/pretrain.py: corpora, NPMI tables, plans, downstream scores, what MLflow has yet to get."""
 
     model_config = SettingsConfigDict(**COMMAND, cli_prog_name="cmgems")
 
@@ -135,6 +168,8 @@ class Commands(BaseSettings):
     """Cut genomes into the windows of a training corpus."""
     npmi: CliSubCommand[Npmi]
     """Compute the NPMI of all k-mers."""
+    plan: CliSubCommand[Plan]
+    """Say what a recipe needs on GPUs of some kind."""
     benchmark: CliSubCommand[Benchmark]
     """Score a model on a suite of downstream tasks."""
     report: CliSubCommand[Report]
@@ -150,4 +185,21 @@ class Commands(BaseSettings):
 def main(arguments: list[str] | None = None) -> None:
     """Run `cmgems` with the process's arguments; exit code 2 for a user's mistake."""
     with exit_on_user_error():
-        run_command(Commands, sys.argv[1:] if arguments is None else arguments)
+        run_command(Commands, _gather_overrides(sys.argv[1:] if arguments is None else arguments))
+
+
+def _gather_overrides(arguments: list[str]) -> list[str]:
+    """The arguments, with the settings of a recipe that `cmgems plan` is given put into its one option for them."""
+    if arguments[:1] != ["plan"]:
+        return arguments
+    own, overrides = [], []
+    remaining = iter(arguments)
+    for argument in remaining:
+        setting = argument.partition("=")[0].removeprefix("--")
+        if not argument.startswith("--") or setting.split(".")[0] not in PretrainConfig.model_fields:
+            own.append(argument)
+            continue
+        overrides.append(argument)
+        if "=" not in argument:
+            overrides += [value for value in (next(remaining, None),) if value is not None]
+    return [*own, "--overrides", json.dumps(overrides)] if overrides else own

@@ -78,8 +78,8 @@ def _span_masked_share(lengths: tuple[int, ...]) -> Callable[[Floats], Floats]:
 
 
 def _genemask_masked_share(lengths: Ints, n: Ints, k: int) -> Callable[[Floats], Floats]:
-    """Function from GeneMask's centre probabilities, one for each of `lengths`, to the shares that they mask; `n` are the
-    numbers of centres that are looked at."""
+    """Function from GeneMask's centre probabilities, one for each of `lengths`, to the shares that they mask; `n` are
+    the numbers of centres that are looked at."""
     unmasked_by = np.stack([_unmasked_share(int(length), n, k) for length in lengths])  # [lengths, n]
     log_ways = _log_binomials(lengths, n)
 

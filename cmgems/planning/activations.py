@@ -1,8 +1,9 @@
 """Memory of the activations: what the forward pass keeps for the backward pass, and what both need for a moment.
 
-Counted from what torch's operators save, for BERT with fused attention, which torch has on all the GPU kinds known here:
-queries, keys, values, output, one float a head, and the padding mask as numbers, but no attention weights. The head's
-activations are of the masked tokens only. tests/test_plan.py compares this with the bytes that torch allocates on a CPU.
+Counted from what torch's operators save, for BERT with fused attention, which torch has on all the GPU kinds known
+here: queries, keys, values, output, one float a head, and the padding mask as numbers, but no attention weights. The
+head's activations are of the masked tokens only. tests/test_plan.py compares this with the bytes that torch allocates
+on a CPU.
 """
 
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from typing import Literal
 from transformers import BertConfig
 
 Arithmetic = Literal["fp32", "16-bit", "autocast"]
-"""fp32 throughout; 16 bit throughout (DeepSpeed in bf16 and fp16); fp32 weights and residual stream, and matrix products
-in 16 bit (DDP in bf16 and fp16)."""
+"""fp32 throughout; 16 bit throughout (DeepSpeed in bf16 and fp16); fp32 weights and residual stream, and matrix
+products in 16 bit (DDP in bf16 and fp16)."""
 
 _STATISTICS = 8  # bytes a token: mean and inverse deviation of a LayerNorm, in fp32
 

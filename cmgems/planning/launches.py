@@ -12,10 +12,10 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 BUCKET_PARAMETERS = 500_000_000
-"""DeepSpeed's default `reduce_bucket_size` (deepspeed/runtime/zero/config.py), which deepspeed_configs/ leaves alone."""
+"""DeepSpeed's default `reduce_bucket_size` (deepspeed/runtime/zero/config.py), which deepspeed_configs/ keeps."""
 GATHERED_PARAMETERS = 1_000_000_000
-"""DeepSpeed's defaults of `stage3_max_live_parameters` and `stage3_max_reuse_distance` (the same file): the weights of a
-model below this number stay gathered from their first use in the forward pass to their last in the backward pass."""
+"""DeepSpeed's defaults of `stage3_max_live_parameters` and `stage3_max_reuse_distance` (the same file): the weights of
+a model below this number stay gathered from their first use in the forward pass to their last in the backward pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,12 @@ def model_states(launch: Launch, size: ModelSize, precision: str, place: Place) 
     """Bytes of weights, gradients and optimizer on a GPU, and in the memory of a node.
 
     ZeRO-2 and ZeRO-3 are DeepSpeed's own estimates (`estimate_zero2_model_states_mem_needs` and
-    `estimate_zero3_model_states_mem_needs`), which are for 16-bit weights; in fp32 the two bytes more of each weight and
-    each gradient are added. ZeRO-0 and ZeRO-1 count what the ZeRO-2 estimate counts, in its terms:
-    2 (weights) + 2 (gradients) + 4 (gradients in fp32) + 4 (weights in fp32) + 8 (moments) bytes a parameter. DDP keeps
-    weights, gradients and moments in fp32, and the 16-bit copies of its matrices that autocast makes. ZeRO-0 and DDP in
-    fp32 step the weights themselves: 4 + 4 + 8. (Rajbhandari et al. 2020, "ZeRO", section 3.1, has the same sums without
-    the gradients in fp32.)
+    `estimate_zero3_model_states_mem_needs`), which are for 16-bit weights; in fp32 the two bytes more of each weight
+    and each gradient are added. ZeRO-0 and ZeRO-1 count what the ZeRO-2 estimate counts, in its terms: 2 (weights) + 2
+    (gradients) + 4 (gradients in fp32) + 4 (weights in fp32) + 8 (moments) bytes a parameter. DDP keeps weights,
+    gradients and moments in fp32, and the 16-bit copies of its matrices that autocast makes. ZeRO-0 and DDP in fp32
+    step the weights themselves: 4 + 4 + 8. (Rajbhandari et al. 2020, "ZeRO", section 3.1, has the same sums without the
+    gradients in fp32.)
     """
     parameters, weight = size.parameters, weight_bytes(precision)
     more = weight - 2
@@ -139,8 +139,8 @@ def buffers(launch: Launch, size: ModelSize, precision: str, place: Place) -> in
 
     DDP holds the gradients a second time, in buckets (torch.nn.parallel.DistributedDataParallel,
     `gradient_as_bucket_view=False`). DeepSpeed's ZeRO-1 and ZeRO-2 take two buckets of `reduce_bucket_size` each, as
-    deepspeed_configs/ sets `overlap_comm` (`setup_buckets` in deepspeed/runtime/zero/stage_1_and_2.py), ZeRO-3 takes one
-    (stage3.py): whatever the model's size. ZeRO-0 copies the gradients into a bucket no larger than they are. Under
+    deepspeed_configs/ sets `overlap_comm` (`setup_buckets` in deepspeed/runtime/zero/stage_1_and_2.py), ZeRO-3 takes
+    one (stage3.py): whatever the model's size. ZeRO-0 copies the gradients into a bucket no larger than they are. Under
     ZeRO-3 come the gathered weights, but for the one layer that DeepSpeed's estimate of the model states has already.
     """
     weight = weight_bytes(precision)

@@ -1,0 +1,222 @@
+"""What a recipe costs on a number of GPUs of one kind: a pure function of the recipe and the kind's datasheet."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import BertConfig
+
+from cmgems.config import PretrainConfig, find_recipe, load_config, read_recipe
+from cmgems.errors import UserError
+from cmgems.planning.activations import Arithmetic, activations
+from cmgems.planning.gpus import GpuKind, find_gpu
+from cmgems.planning.launches import LAUNCHES, Launch, ModelSize, Place, buffers, model_size, model_states, sent_bytes
+from cmgems.planning.windows import Windows, full_width, mask_rate, read_windows, widths
+from cmgems.training.model import bert_config, encoder_flops, head_flops
+from cmgems.training.order import BatchPlan
+
+STEPS = (1_000, 10_000, 120_000)
+"""Lengths of a run, in optimizer steps, that the papers compare: CM-GEMS at 1,000 and 10,000, DNABERT at 120,000."""
+
+UTILISATION = 0.3
+"""Default share of a GPU's peak that training sustains: between the 0.21 (GPT-3) and 0.46 (PaLM) that Chowdhery et al.
+2022, "PaLM", table 3, give for large models. DeepSpeed reports 0.52 for BERT with kernels of its own on V100
+(deepspeed.ai, "The Fastest and Most Efficient BERT Training through Optimized Transformer Kernels", 2020). An
+assumption for the models here: narrow ones such as LOGO, whose products are small, can be expected to stay below."""
+
+USABLE_SHARE = 0.9
+"""Share of a GPU's memory that is planned with; the rest is for what the allocator cannot use, being in pieces. An
+assumption, the same as vLLM's (`gpu_memory_utilization`)."""
+
+CONTEXT_BYTES = 1_300_000_000
+"""What CUDA's kernels occupy before any tensor is there (transformers 4.49 documentation, "Model training anatomy")."""
+
+NO_CORPUS = "(none)"
+"""Stands for `corpus.path` where neither the recipe nor its overrides name one."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """One way to launch the run. Memory in bytes, at the recipe's micro-batch of full windows."""
+
+    name: str
+    """File of deepspeed_configs/, without its ending."""
+    model_states: int
+    """Weights, gradients and optimizer on a GPU."""
+    buffers: int
+    """What a GPU holds to send and receive."""
+    activations: int
+    """Peak of a micro-batch's activations on a GPU."""
+    memory: int
+    """All of these together."""
+    fits: bool
+    """Whether they fit into the GPU."""
+    largest_micro_batch: int
+    """The largest `training.micro_batch` that fits; no larger than a GPU's part of the global batch. 0: none."""
+    node_memory: int
+    """Memory of a node for what is offloaded, or for loading the model, as DeepSpeed estimates it."""
+    sent_a_step: int
+    """Bytes that each GPU sends in an optimizer step."""
+    seconds_to_send: float
+    """Time for that at the full bandwidth between GPUs of a machine; between machines it takes longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will cost."""
+
+    recipe: str
+    """Name of the run in the recipe."""
+    gpu: str
+    """GPU kind."""
+    gpu_kind: dict[str, Any]
+    """Its datasheet."""
+    gpus: int
+    """GPUs on all nodes together, one process each."""
+    nodes: int
+    """Machines."""
+    precision: str
+    """`training.precision`."""
+    windows: Windows
+    """Lengths of the windows."""
+    mean_width: float
+    """Tokens of a row of a micro-batch, padding included, on average."""
+    mask_rate: float
+    """Share of the tokens that are masked, in the stage that masks most."""
+    parameters: int
+    """Of the model, head included."""
+    global_batch: int
+    """Windows an optimizer step."""
+    micro_batch: int
+    """Windows a GPU computes at once."""
+    micro_steps: int
+    """Micro-batches of a GPU an optimizer step."""
+    flops_a_step: float
+    """Model operations of an optimizer step on all GPUs, as `usage/petaflop` counts them."""
+    executed_flops_a_step: float
+    """The same with the operations that activation checkpointing repeats."""
+    utilisation: float
+    """Share of the peak that is assumed."""
+    seconds_a_step: float
+    """Of training alone: evaluations, checkpoints and waiting for the network come on top."""
+    steps: int
+    """`training.steps`."""
+    hours: dict[int, float]
+    """Hours of training alone, by optimizer steps."""
+    usable_memory: int
+    """Bytes of a GPU's memory that are planned with."""
+    launches: list[LaunchPlan]
+    """The ways to launch it."""
+
+
+def read_plan_recipe(recipe: str, overrides: list[str]) -> PretrainConfig:
+    """A recipe with its overrides, as cmgems/pretrain.py reads it, but that it need not name a corpus."""
+    arguments = ["--config", recipe, *overrides]
+    named = "path" in (read_recipe(find_recipe(recipe)).get("corpus") or {})
+    if not named and not any(argument.split("=")[0] == "--corpus.path" for argument in overrides):
+        arguments += ["--corpus.path", NO_CORPUS]
+    return load_config(arguments, program="cmgems plan RECIPE")
+
+
+def make_plan(config: PretrainConfig, gpu: str, gpus: int, nodes: int = 1, utilisation: float = UTILISATION) -> Plan:
+    """The plan of a recipe on `gpus` GPUs of kind `gpu`, on `nodes` machines. Raises UserError."""
+    if gpus % nodes:
+        raise UserError(f"--gpus {gpus}: not a multiple of --nodes {nodes}; it is the number on all nodes together")
+    name, kind = find_gpu(gpu)
+    peak = _peak_flops(config, name, kind)
+    windows = read_windows(config.corpus, config.model)
+    rate = mask_rate(config.curriculum.stages, windows)
+    bert = bert_config(config.model, windows.k)
+    batch = BatchPlan(config.training.global_batch, gpus, config.training.micro_batch)
+
+    rows = gpus * batch.accumulation * batch.micro_batch  # the empty ones that fill gaps included
+    chances = widths(windows, batch.micro_batch, config.model.max_positions)
+    encoder = sum(chance * encoder_flops(bert, rows, width) for width, chance in chances.items())
+    head = head_flops(bert, round(rate * windows.mean * batch.global_batch))
+    # The forward pass, a third of the operations, is done twice.
+    executed = encoder * (4 / 3 if config.model.activation_checkpointing else 1) + head
+    seconds = executed / (gpus * peak * utilisation)
+
+    usable = round(USABLE_SHARE * kind.memory_gb * 1e9) - CONTEXT_BYTES
+    place, size = Place(gpus, nodes), model_size(bert)
+    return Plan(
+        recipe=config.name,
+        gpu=name,
+        gpu_kind=kind.model_dump(),
+        gpus=gpus,
+        nodes=nodes,
+        precision=config.training.precision,
+        windows=windows,
+        mean_width=sum(chance * width for width, chance in chances.items()),
+        mask_rate=rate,
+        parameters=size.parameters,
+        global_batch=batch.global_batch,
+        micro_batch=batch.micro_batch,
+        micro_steps=batch.accumulation,
+        flops_a_step=encoder + head,
+        executed_flops_a_step=executed,
+        utilisation=utilisation,
+        seconds_a_step=seconds,
+        steps=config.training.steps,
+        hours={steps: steps * seconds / 3600 for steps in sorted({*STEPS, config.training.steps})},
+        usable_memory=usable,
+        launches=[
+            _plan_launch(launch, config, bert, size, place, kind, usable, windows, rate, batch) for launch in LAUNCHES
+        ],
+    )
+
+
+def _peak_flops(config: PretrainConfig, name: str, kind: GpuKind) -> float:
+    precision = config.training.precision
+    tflops: float | None = getattr(kind.tflops, precision)
+    if tflops is None:
+        raise UserError(f"training.precision {precision}: {name} has none; plan with --training.precision fp16")
+    return tflops * 1e12
+
+
+def _plan_launch(
+    launch: Launch,
+    config: PretrainConfig,
+    bert: BertConfig,
+    size: ModelSize,
+    place: Place,
+    kind: GpuKind,
+    usable: int,
+    windows: Windows,
+    rate: float,
+    batch: BatchPlan,
+) -> LaunchPlan:
+    precision = config.training.precision
+    states, node_memory = model_states(launch, size, precision, place)
+    fixed = buffers(launch, size, precision, place)
+    width = full_width(windows, config.model.max_positions)
+    arithmetic: Arithmetic = "fp32" if precision == "fp32" else "autocast" if launch.stage is None else "16-bit"
+
+    def peak(rows: int) -> int:
+        masked = round(rate * rows * windows.full)
+        return activations(bert, rows, width, masked, arithmetic, config.model.activation_checkpointing).peak
+
+    memory = states + fixed + peak(batch.micro_batch)
+    sent = sent_bytes(launch, size, precision, place.gpus, batch.accumulation)
+    most = -(-batch.global_batch // place.gpus)
+    return LaunchPlan(
+        name=launch.name,
+        model_states=states,
+        buffers=fixed,
+        activations=peak(batch.micro_batch),
+        memory=memory,
+        fits=memory <= usable,
+        largest_micro_batch=_largest(most, lambda rows: states + fixed + peak(rows) <= usable),
+        node_memory=node_memory,
+        sent_a_step=sent,
+        seconds_to_send=sent / (kind.interconnect_gbs / 2 * 1e9),
+    )
+
+
+def _largest(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest of 0..most that fits, if all below one that fits do, by bisection; 0 always fits."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low

@@ -1,0 +1,104 @@
+"""The windows that a run will see: how long they are, how wide a micro-batch of them gets, how much is masked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cmgems.config import CorpusConfig, MaskingConfig, ModelConfig, PrepareConfig, StageConfig
+from cmgems.errors import UserError
+from cmgems.masking.centre_probability import genemask_masked_share, span_masked_share
+from cmgems.sequence.corpus import load_corpus
+from cmgems.training.loader import SPECIAL_TOKENS_A_WINDOW
+
+_MULTIPLE = 8  # cmgems.sequence.tokenizer.encode_batch pads to multiples of it
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Lengths in tokens, without [CLS] and [SEP]."""
+
+    k: int
+    """Length of a token, in nucleotides."""
+    shortest: int
+    """The shortest window."""
+    full: int
+    """A full window."""
+    full_share: float
+    """Share of the windows that are full; the others' lengths are uniform from the shortest to the full."""
+    mean: float
+    """Mean length."""
+    source: str
+    """Where this is from."""
+
+
+def read_windows(corpus: CorpusConfig, model: ModelConfig) -> Windows:
+    """The windows of the recipe's corpus if it is there, else those of its `corpus.prepare`, else DNABERT's.
+
+    Raises UserError if they are longer than the model's positions.
+    """
+    most = model.max_positions - SPECIAL_TOKENS_A_WINDOW
+    if corpus.path.exists():
+        opened = load_corpus(corpus.path)
+        split = opened.manifest["splits"]["train"]
+        prepared = PrepareConfig.model_validate(opened.manifest["config"])
+        windows = _windows(prepared, f"the corpus {corpus.path}", split["tokens"] / split["windows"])
+    elif corpus.prepare is not None:
+        windows = _windows(corpus.prepare, "corpus.prepare in the recipe")
+    else:
+        full = min(most, int(PrepareConfig.model_fields["window_tokens"].default))
+        assumed = PrepareConfig(inputs=["none"], window_tokens=full, min_window_tokens=min(5, full))
+        windows = _windows(assumed, "the defaults of `cmgems prepare`: there is no corpus yet")
+    if windows.full > most:
+        raise UserError(
+            f"model.max_positions is {model.max_positions}, but windows by {windows.source} have up to "
+            f"{windows.full + SPECIAL_TOKENS_A_WINDOW} tokens with [CLS] and [SEP]"
+        )
+    return windows
+
+
+def _windows(prepared: PrepareConfig, source: str, mean: float | None = None) -> Windows:
+    shortest, full, share = prepared.min_window_tokens, prepared.window_tokens, prepared.full_length_share
+    expected = share * full + (1 - share) * (shortest + full) / 2
+    return Windows(prepared.k, shortest, full, share, expected if mean is None else mean, source)
+
+
+def full_width(windows: Windows, max_positions: int) -> int:
+    """Tokens of a row of a micro-batch that holds a full window, [CLS], [SEP] and padding included."""
+    return _padded(windows.full, max_positions)
+
+
+def widths(windows: Windows, rows: int, max_positions: int) -> dict[int, float]:
+    """Width of a micro-batch of `rows` windows, padding included, with its probability: that of the longest window."""
+    lengths = np.arange(windows.shortest, windows.full + 1)
+    below = (1 - windows.full_share) * (lengths - windows.shortest + 1) / len(lengths)
+    below[-1] = 1
+    chances = np.diff(below**rows, prepend=0.0)
+    found: dict[int, float] = {}
+    for length, chance in zip(lengths.tolist(), chances.tolist(), strict=True):
+        width = _padded(length, max_positions)
+        found[width] = found.get(width, 0.0) + chance
+    return found
+
+
+def _padded(tokens: int, max_positions: int) -> int:
+    return min(-(-(tokens + SPECIAL_TOKENS_A_WINDOW) // _MULTIPLE) * _MULTIPLE, max_positions)
+
+
+def mask_rate(stages: Sequence[StageConfig], windows: Windows) -> float:
+    """Expected share of the tokens that are masked, in the stage that masks most."""
+    return max(_mean_rate(stage.masking, windows) for stage in stages)
+
+
+def _mean_rate(masking: Sequence[MaskingConfig], windows: Windows) -> float:
+    total = sum(setting.weight for setting in masking)
+    return sum(setting.weight * _rate(setting, windows) for setting in masking) / total
+
+
+def _rate(setting: MaskingConfig, windows: Windows) -> float:
+    if setting.rate is not None:
+        return setting.rate
+    assert setting.centre_probability is not None  # one of both is there
+    if setting.strategy == "span":
+        return span_masked_share(setting.centre_probability, tuple(setting.lengths or [windows.k]))
+    return genemask_masked_share(setting.centre_probability, windows.k, round(windows.mean))
