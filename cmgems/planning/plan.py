@@ -125,20 +125,20 @@ def make_plan(config: PretrainConfig, gpu: str, gpus: int, nodes: int = 1, utili
     name, kind = find_gpu(gpu)
     peak = _peak_flops(config, name, kind)
     windows = read_windows(config.corpus, config.model)
-    rate = mask_rate(config.curriculum.stages, windows)
-    bert = bert_config(config.model, windows.k)
-    batch = BatchPlan(config.training.global_batch, gpus, config.training.micro_batch)
-
-    rows = gpus * batch.accumulation * batch.micro_batch  # the empty ones that fill gaps included
-    chances = widths(windows, batch.micro_batch, config.model.max_positions)
-    encoder = sum(chance * encoder_flops(bert, rows, width) for width, chance in chances.items())
-    head = head_flops(bert, round(rate * windows.mean * batch.global_batch))
+    job = _Job(
+        config=config,
+        kind=kind,
+        place=Place(gpus, nodes),
+        windows=windows,
+        mask_rate=mask_rate(config.curriculum.stages, windows),
+        bert=bert_config(config.model, windows.k),
+        batch=BatchPlan(config.training.global_batch, gpus, config.training.micro_batch),
+    )
+    size = model_size(job.bert)
+    encoder, head = job.flops()
     # The forward pass, a third of the operations, is done twice.
     executed = encoder * (4 / 3 if config.model.activation_checkpointing else 1) + head
     seconds = executed / (gpus * peak * utilisation)
-
-    usable = round(USABLE_SHARE * kind.memory_gb * 1e9) - CONTEXT_BYTES
-    place, size = Place(gpus, nodes), model_size(bert)
     return Plan(
         recipe=config.name,
         gpu=name,
@@ -147,22 +147,20 @@ def make_plan(config: PretrainConfig, gpu: str, gpus: int, nodes: int = 1, utili
         nodes=nodes,
         precision=config.training.precision,
         windows=windows,
-        mean_width=sum(chance * width for width, chance in chances.items()),
-        mask_rate=rate,
+        mean_width=sum(chance * width for width, chance in job.widths().items()),
+        mask_rate=job.mask_rate,
         parameters=size.parameters,
-        global_batch=batch.global_batch,
-        micro_batch=batch.micro_batch,
-        micro_steps=batch.accumulation,
+        global_batch=job.batch.global_batch,
+        micro_batch=job.batch.micro_batch,
+        micro_steps=job.batch.accumulation,
         flops_a_step=encoder + head,
         executed_flops_a_step=executed,
         utilisation=utilisation,
         seconds_a_step=seconds,
         steps=config.training.steps,
         hours={steps: steps * seconds / 3600 for steps in sorted({*STEPS, config.training.steps})},
-        usable_memory=usable,
-        launches=[
-            _plan_launch(launch, config, bert, size, place, kind, usable, windows, rate, batch) for launch in LAUNCHES
-        ],
+        usable_memory=job.usable_memory(),
+        launches=[job.launched(launch, size) for launch in LAUNCHES],
     )
 
 
@@ -174,43 +172,61 @@ def _peak_flops(config: PretrainConfig, name: str, kind: GpuKind) -> float:
     return tflops * 1e12
 
 
-def _plan_launch(
-    launch: Launch,
-    config: PretrainConfig,
-    bert: BertConfig,
-    size: ModelSize,
-    place: Place,
-    kind: GpuKind,
-    usable: int,
-    windows: Windows,
-    rate: float,
-    batch: BatchPlan,
-) -> LaunchPlan:
-    precision = config.training.precision
-    states, node_memory = model_states(launch, size, precision, place)
-    fixed = buffers(launch, size, precision, place)
-    width = full_width(windows, config.model.max_positions)
-    arithmetic: Arithmetic = "fp32" if precision == "fp32" else "autocast" if launch.stage is None else "16-bit"
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A recipe on its GPUs, before it is known how it is launched."""
 
-    def peak(rows: int) -> int:
-        masked = round(rate * rows * windows.full)
-        return activations(bert, rows, width, masked, arithmetic, config.model.activation_checkpointing).peak
+    config: PretrainConfig
+    kind: GpuKind
+    place: Place
+    windows: Windows
+    mask_rate: float
+    bert: BertConfig
+    batch: BatchPlan
 
-    memory = states + fixed + peak(batch.micro_batch)
-    sent = sent_bytes(launch, size, precision, place.gpus, batch.accumulation)
-    most = -(-batch.global_batch // place.gpus)
-    return LaunchPlan(
-        name=launch.name,
-        model_states=states,
-        buffers=fixed,
-        activations=peak(batch.micro_batch),
-        memory=memory,
-        fits=memory <= usable,
-        largest_micro_batch=_largest(most, lambda rows: states + fixed + peak(rows) <= usable),
-        node_memory=node_memory,
-        sent_a_step=sent,
-        seconds_to_send=sent / (kind.interconnect_gbs / 2 * 1e9),
-    )
+    def widths(self) -> dict[int, float]:
+        """Width of a micro-batch, with its probability."""
+        return widths(self.windows, self.batch.micro_batch, self.config.model.max_positions)
+
+    def flops(self) -> tuple[float, float]:
+        """Model operations of an optimizer step on all GPUs: the encoder's, and the head's."""
+        rows = self.place.gpus * self.batch.accumulation * self.batch.micro_batch  # those that fill gaps included
+        encoder = sum(chance * encoder_flops(self.bert, rows, width) for width, chance in self.widths().items())
+        return encoder, head_flops(self.bert, round(self.mask_rate * self.windows.mean * self.batch.global_batch))
+
+    def usable_memory(self) -> int:
+        """Bytes of a GPU's memory that are planned with."""
+        return round(USABLE_SHARE * self.kind.memory_gb * 1e9) - CONTEXT_BYTES
+
+    def launched(self, launch: Launch, size: ModelSize) -> LaunchPlan:
+        """The plan of one launch."""
+        precision, batch = self.config.training.precision, self.batch
+        states, node_memory = model_states(launch, size, precision, self.place)
+        fixed = states + buffers(launch, size, precision, self.place)
+        peak = self._activation_peak(launch, batch.micro_batch)
+        usable = self.usable_memory()
+        most = -(-batch.global_batch // self.place.gpus)
+        sent = sent_bytes(launch, size, precision, self.place.gpus, batch.accumulation)
+        return LaunchPlan(
+            name=launch.name,
+            model_states=states,
+            buffers=fixed - states,
+            activations=peak,
+            memory=fixed + peak,
+            fits=fixed + peak <= usable,
+            largest_micro_batch=_largest(most, lambda rows: fixed + self._activation_peak(launch, rows) <= usable),
+            node_memory=node_memory,
+            sent_a_step=sent,
+            seconds_to_send=sent / (self.kind.interconnect_gbs / 2 * 1e9),
+        )
+
+    def _activation_peak(self, launch: Launch, rows: int) -> int:
+        """Bytes on a GPU for a micro-batch of `rows` full windows."""
+        precision, model = self.config.training.precision, self.config.model
+        arithmetic: Arithmetic = "fp32" if precision == "fp32" else "autocast" if launch.stage is None else "16-bit"
+        width = full_width(self.windows, model.max_positions)
+        masked = round(self.mask_rate * rows * self.windows.full)
+        return activations(self.bert, rows, width, masked, arithmetic, model.activation_checkpointing).peak
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int:

@@ -18,7 +18,8 @@ def show(plan: Plan) -> str:
         f"            by {windows.source}",
         f"batch       {plan.global_batch} windows a step = {plan.gpus} x {plan.micro_batch} x {plan.micro_steps} "
         f"micro-step(s){_gaps(plan)}",
-        f"a step      {plan.flops_a_step:.2e} floating-point operations{_repeated(plan)}, {_three_digits(plan.seconds_a_step)} s",
+        f"a step      {plan.flops_a_step:.2e} floating-point operations{_repeated(plan)}, "
+        f"{_three_digits(plan.seconds_a_step)} s",
         f"training    {', '.join(f'{steps:,} steps {_hours(hours)}' for steps, hours in plan.hours.items())}",
         f"            at {plan.utilisation:.0%} of the peak of {peak:g} TFLOP/s a GPU; evaluations, checkpoints and",
         "            waiting for the network come on top",
