@@ -67,6 +67,6 @@ def activations(
     logits = 4 if arithmetic == "fp32" else 6
     at_head = max(tokens * stream * hidden + masked * logits * vocabulary, masked * 8 * vocabulary)
     # The last layer's backward pass, the head's activations gone: gradients of the residual stream, of its
-    # normalisation, and of the wide feed-forward activations.
-    at_layer = recomputed - head + tokens * (2 * stream * hidden + number * inner)
+    # normalisation, of the wide feed-forward activations, and of a matrix of these, before it is added up.
+    at_layer = recomputed - head + tokens * (2 * stream * hidden + number * inner) + number * hidden * inner
     return Activations(kept, kept + max(at_head, at_layer))
