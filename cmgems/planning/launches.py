@@ -4,8 +4,10 @@
 moments in fp32 of each parameter (8 bytes), and steps weights in fp32 (4 bytes).
 """
 
+import logging
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 
 import torch
@@ -108,8 +110,19 @@ def model_states(launch: Launch, size: ModelSize, precision: str, place: Place) 
     return gpu, host + (more * parameters // place.nodes if launch.offload else 0)
 
 
+@contextmanager
+def _deepspeed_silent() -> Iterator[None]:
+    """On being imported DeepSpeed warns of a machine without GPUs, which is where plans are made."""
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def _deepspeed_zero2(parameters: int, place: Place, offload: bool) -> tuple[int, int]:
-    with redirect_stdout(sys.stderr):  # where DeepSpeed, on being imported, says what it found
+    with _deepspeed_silent():
         from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
 
     host, gpu = estimate_zero2_model_states_mem_needs(
@@ -119,7 +132,7 @@ def _deepspeed_zero2(parameters: int, place: Place, offload: bool) -> tuple[int,
 
 
 def _deepspeed_zero3(size: ModelSize, place: Place, offload: bool) -> tuple[int, int]:
-    with redirect_stdout(sys.stderr):
+    with _deepspeed_silent():
         from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
 
     host, gpu, _ = estimate_zero3_model_states_mem_needs(
