@@ -9,7 +9,7 @@ from cmgems.errors import exit_on_user_error, note_exit_code
 def pretrain(config: PretrainConfig) -> None:
     """One process's part of the run that `config` describes."""
     # Imported here, so that --help and mistakes in settings need not wait for torch.
-    from cmgems import tracking
+    from cmgems import startup, tracking
     from cmgems.curriculum.controller import Controller
     from cmgems.masking.masker import Masker
     from cmgems.training import engine, launch, resume, run_folder, setup
@@ -20,12 +20,15 @@ def pretrain(config: PretrainConfig) -> None:
     from cmgems.training.loop import Progress, Trainer
     from cmgems.training.model import build_model, build_optimizer
 
+    run_folder.check_run_folder(config)
+    output = config.output or run_folder.RUNS / config.name
+    startup.check_surroundings(output, config.tracking.uri, needs_tracking=config.resume == "never")
     corpus = setup.open_corpus(config.corpus)
     table = setup.open_npmi(config.npmi, corpus)
     setup.check_model_fits(config.model, corpus)
-    run_folder.check_run_folder(config)
 
     accelerator, plan = launch.start_accelerator(config)
+    accelerator.print(startup.report(accelerator.state, launch.describe_kind(accelerator)))
     folder, checkpoint = run_folder.agree_on_folder(config, accelerator)
     identity = run_folder.run_identity(config, corpus, table, launch.launched_as(accelerator))
     resumed = resume.open_checkpoint(accelerator, checkpoint, identity, config.allow_changed) if checkpoint else None

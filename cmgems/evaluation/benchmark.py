@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from accelerate import PartialState
+
+from cmgems import startup
 from cmgems.errors import UserError
 from cmgems.evaluation.data import TaskData, read_task
 from cmgems.evaluation.experiment import (
@@ -22,7 +25,7 @@ from cmgems.evaluation.experiment import (
     run,
     run_folder,
 )
-from cmgems.evaluation.publish import Publisher
+from cmgems.evaluation.publish import Publisher, tracking_uri
 from cmgems.evaluation.results import Result, read_results, result_folder, task_scores
 from cmgems.evaluation.rows import is_hub_name
 from cmgems.evaluation.settings import BenchmarkConfig
@@ -42,6 +45,8 @@ def benchmark(config: BenchmarkConfig) -> bool:
     suite = load_suite(config.suite)
     tasks = suite.choose(config.tasks)
     folder, subject = run_folder(config), model_subject(config)
+    startup.check_surroundings(folder, tracking_uri(folder, config.tracking_uri), needs_tracking=False)
+    print(startup.report(PartialState(), "none"), flush=True)
     subject.source.check()
     make_data(suite, config)
     if not Path(config.data).exists() and not is_hub_name(config.data):

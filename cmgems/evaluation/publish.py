@@ -119,6 +119,11 @@ def find_parent(run: Path, uri: str | None, experiment: str, name: str) -> Place
         return made
 
 
+def tracking_uri(run: Path, uri: str | None) -> str:
+    """Where results below the folder `run` go to, if the setting names `uri` or nothing."""
+    return uri or next((place.uri for place in _known_parents(run)), TrackingConfig().uri)
+
+
 def _known_parents(run: Path) -> list[Place]:
     """The run of the pretraining, and the one that was made for want of it, as far as there are any."""
     record = run / DOWNSTREAM / RECORD

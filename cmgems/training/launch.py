@@ -33,11 +33,7 @@ def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
     several = "RANK" in os.environ  # set by every launcher of several processes
     if launched_with_deepspeed() and not on_gpu:
         _skip_shared_memory_op()
-    if on_gpu and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count():
-        raise UserError(
-            f"{os.environ['LOCAL_WORLD_SIZE']} processes on a machine with {torch.cuda.device_count()} GPU(s): each "
-            "needs one of its own; launch fewer, or hide the GPUs with CUDA_VISIBLE_DEVICES= to run on the CPU"
-        )
+    check_devices(config.training.precision, on_gpu)
     handlers = []
     if several:
         # Without gloo, DeepSpeed on a machine without GPUs leaves each process alone.
@@ -56,6 +52,21 @@ def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
     plan = BatchPlan(config.training.global_batch, accelerator.num_processes, config.training.micro_batch)
     accelerator.gradient_accumulation_steps = plan.accumulation
     return accelerator, plan
+
+
+def check_devices(precision: str, on_gpu: bool) -> None:
+    """Raise UserError if processes of this machine would share a GPU, or if the device lacks the precision."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if on_gpu and int(processes) > torch.cuda.device_count():
+        raise UserError(
+            f"{processes} processes on a machine with {torch.cuda.device_count()} GPU(s): each "
+            "needs one of its own; launch fewer, or hide the GPUs with CUDA_VISIBLE_DEVICES= to run on the CPU"
+        )
+    if precision == "fp16" and not on_gpu:
+        raise UserError("training.precision fp16 needs a GPU; on the CPU take --training.precision bf16 or fp32")
+    if precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name()
+        raise UserError(f"training.precision bf16: a {name} has none; take --training.precision fp16 or fp32")
 
 
 def launched_with_deepspeed() -> bool:
@@ -145,12 +156,16 @@ def broadcaster(accelerator: Accelerator) -> Callable[[int], int]:
     return from_rank_0
 
 
+def describe_kind(accelerator: Accelerator) -> str:
+    """Kind of distribution, ZeRO stage and offload, in words."""
+    stage = zero_stage(accelerator)
+    return f"{distribution(accelerator)}{'' if stage is None else f' ZeRO-{stage}'}{_offloaded(accelerator)}"
+
+
 def describe(accelerator: Accelerator, plan: BatchPlan, model: torch.nn.Module) -> str:
     """One line for the log: what the run runs under."""
-    stage = zero_stage(accelerator)
     parts = [
-        f"{distribution(accelerator)}{'' if stage is None else f' ZeRO-{stage}'}{_offloaded(accelerator)}, "
-        f"{accelerator.num_processes} process(es) ({type(model).__name__})",
+        f"{describe_kind(accelerator)}, {accelerator.num_processes} process(es) ({type(model).__name__})",
         f"device {accelerator.device}",
         f"precision {accelerator.mixed_precision}",
         f"global batch {plan.global_batch} = {accelerator.num_processes} x {plan.micro_batch} windows "

@@ -10,7 +10,8 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM
 
-from cmgems.training.launch import launcher_settings
+from cmgems.errors import UserError
+from cmgems.training.launch import check_devices, launcher_settings
 from tests.training.launching import DDP, REPOSITORY, ZERO2, check_golden_losses, config, history, the_run
 
 slow = pytest.mark.slow
@@ -21,6 +22,7 @@ def test_two_processes_with_deepspeed_zero_2_train_as_one(pretrain, tmp_path):
     required = ("--launch.distributed", "deepspeed", "--launch.zero_stage", "2", "--launch.processes", "2")
     finished = pretrain(ZERO2, *required, "--corpus.workers", "2")
     check_golden_losses(finished)
+    assert "launched by accelerate launch: deepspeed ZeRO-2, 2 process(es) over gloo" in finished.stdout
     assert "deepspeed ZeRO-2, 2 process(es) (DeepSpeedEngine)" in finished.stdout
     for rank in (0, 1):
         assert f"rank {rank}: stage 'global' masks from step 8 on" in finished.stderr
@@ -205,3 +207,21 @@ def test_a_mistake_is_reported_once_by_two_processes(pretrain):
     finished = pretrain(ZERO2, "--training.stpes", "3")
     assert finished.returncode != 0
     assert finished.stderr.count("error: --training.stpes: unknown setting") == 1
+
+
+def test_fp16_on_the_cpu_is_refused():
+    with pytest.raises(UserError, match="fp16 needs a GPU; on the CPU take"):
+        check_devices("fp16", on_gpu=False)
+
+
+def test_bf16_on_a_gpu_without_it_and_processes_that_would_share_a_gpu_are_refused(monkeypatch):
+    # Such GPUs cannot be had for a test.
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Tesla V100-SXM2-16GB")
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: False)
+    check_devices("fp32", on_gpu=True)
+    with pytest.raises(UserError, match="a Tesla V100-SXM2-16GB has none; take"):
+        check_devices("bf16", on_gpu=True)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"2 processes on a machine with 1 GPU\(s\): each needs one of its own"):
+        check_devices("fp32", on_gpu=True)

@@ -107,6 +107,8 @@ def test_a_job_on_two_nodes_trains_as_one(submit):
     assert done["Restarts"] == "0"
     assert "deepspeed ZeRO-2, 2 process(es)" in job.node_log("node1")
     for rank, node in enumerate(("node1", "node2")):
+        assert f"\n{node}: rank {rank} on cpu" in job.node_log("node1")
+        assert f"in SLURM job {job.number}: deepspeed ZeRO-2, 2 process(es) over gloo" in job.node_log(node)
         assert f"rank {rank}: stage 'global' masks from step 8 on" in job.node_log(node)
     assert history("train/loss") == pytest.approx(GOLDEN_LOSSES, rel=1e-4)
     assert the_run().info.status == "FINISHED"

@@ -1,0 +1,140 @@
+"""The first lines of a run: versions, output folder, tracking server, then machines, devices and the kind of launch.
+
+What cannot work ends the run here, with the remedy, before anything is read or computed. The first part needs no other
+process; the second one, as soon as all have found each other, also compares what the machines have installed.
+"""
+
+import os
+import platform
+import shutil
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from itertools import groupby
+from pathlib import Path
+
+import psutil
+import requests
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from sqlalchemy import create_engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from cmgems import __version__
+from cmgems.errors import UserError
+from cmgems.journal import reason
+
+PACKAGES = ("torch", "deepspeed", "accelerate", "transformers", "datasets", "mlflow", "numpy")
+
+_SECONDS_TO_ANSWER = 10
+
+
+def check_surroundings(output: Path, tracking_uri: str, needs_tracking: bool) -> None:
+    """Print versions, where the output goes, and whether the tracking server answers; on the first process only.
+
+    Raises UserError if nothing can be written to the folder `output`, or if MLflow is needed and does not answer.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    installed = ", ".join(f"{name} {number}" for name, number in versions().items())
+    print(f"cmgems {__version__} ({installed})\noutput: {check_writable(output)}", flush=True)
+    problem = tracking_problem(tracking_uri)
+    if problem and needs_tracking:
+        raise UserError(
+            f"tracking.uri {tracking_uri}: {problem}. A new run has to be made there: start the server, name another "
+            "place, or log to a file with --tracking.uri sqlite:///mlflow.db and no server"
+        )
+    state = f"does not answer ({problem}); files keep what it is to be told" if problem else "can be reached"
+    print(f"tracking: {tracking_uri} {state}", flush=True)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of the packages that a run stands on, and of CUDA and NCCL where torch has them."""
+    found = {"Python": platform.python_version(), **{name: metadata.distribution(name).version for name in PACKAGES}}
+    found["torch"] = torch.__version__  # with the build, such as +cpu
+    if torch.version.cuda:
+        nccl = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
+        found |= {"CUDA": torch.version.cuda, "NCCL": ".".join(map(str, nccl))}
+    return found
+
+
+def check_writable(folder: Path) -> str:
+    """Say where a folder is, or will be, and how much space there is. Raises UserError if it cannot be written to."""
+    # os.path, as pathlib raises where a folder above cannot be looked into.
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))  # noqa: PTH110
+    if not there.is_dir():
+        raise UserError(f"output {folder}: {there} is a file; name another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"output {folder}: nothing can be written to {there}; name another folder with --output")
+    return f"{folder} can be written, {shutil.disk_usage(there).free / 1e9:,.0f} GB free"
+
+
+def tracking_problem(uri: str) -> str | None:
+    """Why a tracking store cannot be reached; None if it can, or if that is not to be known beforehand."""
+    try:
+        if uri.startswith("sqlite:///"):
+            folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
+            if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+                return f"there is no folder {folder} that can be written to"
+        elif uri.startswith(("http://", "https://")):
+            answer = requests.get(f"{uri.rstrip('/')}/health", timeout=_SECONDS_TO_ANSWER)
+            if answer.status_code >= 500:  # others may be from a server that wants a password
+                return f"HTTP status {answer.status_code}"
+        elif uri.startswith(("postgresql", "mysql")):
+            create_engine(uri, connect_args={"connect_timeout": _SECONDS_TO_ANSWER}).connect().close()
+    except (requests.RequestException, SQLAlchemyError, ImportError) as error:
+        return reason(error)
+    return None
+
+
+def report(state: PartialState, kind: str) -> str:
+    """Machines with their ranks and devices, then the launcher, the `kind` of distribution and the backend; collective.
+
+    Raises UserError if the processes do not run under the same versions.
+    """
+    mine = (state.process_index, platform.node(), _device(state), {"cmgems": __version__, **versions()})
+    processes = sorted(gather_object([mine]))
+    for rank, node, _, installed in processes:
+        check_versions(processes[0][3], installed, f"rank {rank} on {node}")
+    machines = _machines((node, device) for _, node, device, _ in processes)
+    backend = f" over {state.backend}" if state.num_processes > 1 else ""
+    return "\n".join([*machines, f"launched by {_launcher()}: {kind}, {state.num_processes} process(es){backend}"])
+
+
+def check_versions(first: dict[str, str], other: dict[str, str], where: str) -> None:
+    """Raise UserError if a process has other versions than rank 0."""
+    names = [name for name in {**first, **other} if first.get(name) != other.get(name)]
+    differing = [f"{name} {other.get(name, '(none)')} instead of {first.get(name, '(none)')}" for name in names]
+    if differing:
+        raise UserError(f"{where} has {', '.join(differing)}, as rank 0 has: all machines need the same environment")
+
+
+def _device(state: PartialState) -> str:
+    """What this process computes on."""
+    if state.device.type == "cuda":
+        properties = torch.cuda.get_device_properties(state.device)
+        return f"{properties.name} ({properties.total_memory / 1e9:.0f} GB)"
+    unused = f", {torch.cuda.device_count()} GPU(s) unused" if torch.cuda.is_available() else ""
+    return f"{state.device.type} ({torch.get_num_threads()} of {psutil.cpu_count()} cores{unused})"
+
+
+def _machines(processes: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """A line for each run of neighbouring ranks that are on the same machine with the same kind of device."""
+    ranks = 0
+    for (node, device), group in groupby(processes):
+        number = len(list(group))
+        which = f"rank {ranks}" if number == 1 else f"ranks {ranks} to {ranks + number - 1}"
+        yield f"{node}: {which} on {device}"
+        ranks += number
+
+
+def _launcher() -> str:
+    """The program that started this process, and the SLURM job that it is part of."""
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:
+        launcher = "accelerate launch"
+    else:
+        launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
+    job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
+    if job is None:
+        return launcher
+    return f"{launcher} in SLURM job {job}" + ("" if restarts == "0" else f", restart {restarts}")
