@@ -18,7 +18,7 @@ from cmgems.config import RECIPES, MaskingConfig, ModelConfig, StageConfig
 from cmgems.errors import UserError
 from cmgems.planning.activations import activations
 from cmgems.planning.gpus import find_gpu, gpu_kinds
-from cmgems.planning.launches import LAUNCHES, Place, buffers, model_size, model_states, sent_bytes
+from cmgems.planning.launches import BUCKET_PARAMETERS, LAUNCHES, Place, buffers, model_size, model_states, sent_bytes
 from cmgems.planning.plan import make_plan, read_plan_recipe
 from cmgems.planning.windows import Windows, mask_rate, widths
 from cmgems.training.model import bert_config, build_model
@@ -174,9 +174,16 @@ def test_buffers_by_hand():
     p, rest = size.parameters, size.parameters - size.largest_layer
     found = {name: buffers(launch, size, "bf16", Place(8, 1)) for name, launch in LAUNCH.items()}
     assert (found["ddp"], found["zero0"]) == (4 * p, 2 * p)
-    assert found["zero1"] == found["zero2"] == found["zero2_offload"] == 2 * 10**9
-    assert found["zero3"] == found["zero3_offload"] == 10**9 + 2 * rest
+    assert found["zero1"] == found["zero2"] == found["zero2_offload"] == 2 * 10**8
+    assert found["zero3"] == found["zero3_offload"] == 10**8 + 2 * rest
     assert [buffers(LAUNCH[name], size, "bf16", Place(1, 1)) for name in ("ddp", "zero0")] == [0, 0]
+
+
+def test_the_configs_have_the_buckets_that_are_planned_with():
+    folder = Path(__file__).parents[1] / "deepspeed_configs"
+    configs = [json.loads(path.read_text())["zero_optimization"] for path in folder.glob("zero*.json")]
+    buckets = {config["reduce_bucket_size"] for config in configs if config["stage"] > 0}
+    assert buckets == {BUCKET_PARAMETERS}
 
 
 def test_bytes_sent_by_hand():

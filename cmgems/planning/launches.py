@@ -13,8 +13,11 @@ from dataclasses import dataclass
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-BUCKET_PARAMETERS = 500_000_000
-"""DeepSpeed's default `reduce_bucket_size` (deepspeed/runtime/zero/config.py), which deepspeed_configs/ keeps."""
+BUCKET_PARAMETERS = 50_000_000
+"""`reduce_bucket_size` in deepspeed_configs/. DeepSpeed's default, ten times that, is for models far larger than these:
+its buckets do not shrink with the model."""
+REDUCED_AT_ONCE = 500_000_000
+"""Parameters in a bucket of ZeRO-0 at most (`MEMORY_OPT_ALLREDUCE_SIZE` in deepspeed/runtime/engine.py)."""
 GATHERED_PARAMETERS = 1_000_000_000
 """DeepSpeed's defaults of `stage3_max_live_parameters` and `stage3_max_reuse_distance` (the same file): the weights of
 a model below this number stay gathered from their first use in the forward pass to their last in the backward pass."""
@@ -161,7 +164,7 @@ def buffers(launch: Launch, size: ModelSize, precision: str, place: Place) -> in
         case None:
             return 4 * size.parameters if place.gpus > 1 else 0
         case 0:
-            return weight * min(size.parameters, BUCKET_PARAMETERS) if place.gpus > 1 else 0
+            return weight * min(size.parameters, REDUCED_AT_ONCE) if place.gpus > 1 else 0
         case 1 | 2:
             return 2 * weight * BUCKET_PARAMETERS
     gathered = min(size.parameters, GATHERED_PARAMETERS) - size.largest_layer
