@@ -2,9 +2,10 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict
@@ -14,10 +15,11 @@ from cmgems.config import COMMAND, NpmiConfig, PrepareConfig, PretrainConfig, Se
 from cmgems.errors import INCOMPLETE_EXIT_CODE, UserError, exit_on_user_error
 from cmgems.evaluation.settings import BenchmarkConfig
 from cmgems.masking.npmi import Counts, human_counts, npmi_from_counts, read_counts, write_npmi
-from cmgems.sequence.corpus import load_corpus, prepare_corpus
+from cmgems.sequence.corpus import Corpus, load_corpus, prepare_corpus
 from cmgems.sequence.tokenizer import count_kmers
 
 TOP_SHOWN = 5
+WINDOWS_AT_ONCE = 2000
 
 
 class Prepare(PrepareConfig):
@@ -74,8 +76,15 @@ class Npmi(Settings):
         corpus = load_corpus(path)
         if self.k in (None, corpus.k):
             return corpus.k, corpus.counts
-        windows = tqdm(corpus.train, desc=f"counting {self.k}-mers", unit="window", disable=None)
-        return self.k, count_kmers((window["sequence"] for window in windows), self.k)
+        with tqdm(total=len(corpus.train), desc=f"counting {self.k}-mers", unit="window", disable=None) as bar:
+            return self.k, count_kmers(_sequences(corpus, bar), self.k)
+
+
+def _sequences(corpus: Corpus, bar: "tqdm[Any]") -> Iterator[str]:
+    """The training windows, which `bar` counts."""
+    for windows in corpus.train.with_format("arrow").iter(WINDOWS_AT_ONCE):
+        yield from windows["sequence"].to_pylist()
+        bar.update(len(windows))
 
 
 class Plan(Settings):

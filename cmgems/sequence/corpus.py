@@ -9,13 +9,12 @@ import errno
 import hashlib
 import json
 import shutil
-import sqlite3
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import compress, groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from types import TracebackType
@@ -97,8 +96,8 @@ def load_corpus(path: Path) -> Corpus:
 def prepare_corpus(config: PrepareConfig, output: Path, progress: bool = True) -> dict[str, Any]:
     """Cut genomes into windows and write them as a corpus.
 
-    The inputs are read twice: once for the lengths of the chromosomes, once to cut them. Memory grows neither with the
-    genome nor with the number of windows; exact duplicates are found with a table on disk, in the output's folder.
+    The inputs are read twice: once for the lengths of the chromosomes, once to cut them. Memory does not grow with the
+    genome, but for 8 bytes a window, by which exact duplicates are found.
 
     Parameters
     ----------
@@ -124,7 +123,7 @@ def prepare_corpus(config: PrepareConfig, output: Path, progress: bool = True) -
             raise UserError(f"{output}: exists already; choose another output folder, or remove this one")
         with _complete_or_absent(output) as partial:
             return _write_corpus(config, partial, progress)
-    except (OSError, sqlite3.Error) as error:
+    except OSError as error:
         raise UserError(f"{output}: the corpus cannot be written ({error})") from error
 
 
@@ -161,19 +160,18 @@ def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[s
     pieces = _with_progress(read_bases(*config.inputs), "cutting", total, progress)
 
     fingerprint = hashlib.sha256(f"k={config.k}\n".encode())
-    duplicates = 0
+    seen = _SeenSequences()
+    windows = 0
     with (
-        _SeenSequences(folder / "seen.sqlite") as seen,
         _SplitWriter(folder / "train", config.k) as train,
         _SplitWriter(folder / "validation", config.k) as validation,
     ):
         writers: dict[Split, _SplitWriter] = {"train": train, "validation": validation}
-        for split, window in _split_windows(pieces, starts, config):
-            if not seen.add(window.sequence):
-                duplicates += 1
-                continue
-            fingerprint.update(f"{split}\t{window.chromosome}\t{window.start}\t{window.sequence}\n".encode())
-            writers[split].add(window)
+        for batch in _batches(_split_windows(pieces, starts, config)):
+            windows += len(batch)
+            for split, window in compress(batch, seen.add([window.sequence for _, window in batch])):
+                fingerprint.update(f"{split}\t{window.chromosome}\t{window.start}\t{window.sequence}\n".encode())
+                writers[split].add(window)
     _check_windows(train, validation, config)
 
     for split, writer in writers.items():
@@ -186,7 +184,7 @@ def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[s
         "inputs": [_describe_input(source) for source in config.inputs],
         "chromosomes": [_describe_chromosome(name, size, starts) for name, size in chromosomes.items()],
         "splits": {split: writer.totals() for split, writer in writers.items()},
-        "duplicates_dropped": duplicates,
+        "duplicates_dropped": windows - train.windows - validation.windows,
         "fingerprint": fingerprint.hexdigest(),
     }
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -203,6 +201,19 @@ def _split_windows(
         for split, side in groupby(assign(group, starts), key=itemgetter(0)):
             for window in cut_chromosome((piece for _, piece in side), lengths[split], config):
                 yield split, window
+
+
+def _batches(windows: Iterable[tuple[Split, Window]]) -> Iterator[list[tuple[Split, Window]]]:
+    """Yield the windows in lists of about _BATCH nucleotides."""
+    batch: list[tuple[Split, Window]] = []
+    nucleotides = 0
+    for split, window in windows:
+        batch.append((split, window))
+        nucleotides += len(window.sequence)
+        if nucleotides >= _BATCH:
+            yield batch
+            batch, nucleotides = [], 0
+    yield batch
 
 
 def _check_windows(train: "_SplitWriter", validation: "_SplitWriter", config: PrepareConfig) -> None:
@@ -225,28 +236,34 @@ def _check_windows(train: "_SplitWriter", validation: "_SplitWriter", config: Pr
 
 
 class _SeenSequences:
-    """The set of all sequences so far, as 16-byte digests in a table on disk."""
+    """The set of all sequences so far, as 64-bit digests: 8 bytes a sequence, in a few sorted arrays.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._table = sqlite3.connect(path, isolation_level=None)
-        # Nobody reads the table after a crash: no journal, no waiting for the disk. 16 MiB of cache.
-        self._table.executescript(
-            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16384; "
-            "CREATE TABLE seen (digest BLOB PRIMARY KEY) WITHOUT ROWID; BEGIN"
-        )
+    Two different sequences have the same digest with a chance of n^2 / 2^65 among n: 2 in a million for the eight
+    million windows of a human genome, of which one would then be missing.
+    """
 
-    def add(self, sequence: str) -> bool:
-        """Add a sequence; return whether it is new."""
-        digest = hashlib.blake2b(sequence.encode(), digest_size=16).digest()
-        return self._table.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,)).rowcount == 1
+    def __init__(self) -> None:
+        self._sorted: list[npt.NDArray[np.uint64]] = []  # each more than twice as long as the next
 
-    def __enter__(self) -> Self:
-        return self
+    def add(self, sequences: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Add sequences; return which of them are new."""
+        digests = b"".join(hashlib.blake2b(sequence.encode(), digest_size=8).digest() for sequence in sequences)
+        added, first = np.unique(np.frombuffer(digests, dtype=np.uint64), return_index=True)
+        known = np.zeros(len(added), dtype=bool)
+        for digest in self._sorted:
+            place = np.searchsorted(digest, added)
+            known |= digest[np.minimum(place, len(digest) - 1)] == added
+        self._keep(added[~known])
+        is_new = np.zeros(len(sequences), dtype=bool)
+        is_new[first[~known]] = True
+        return is_new
 
-    def __exit__(self, *_: object) -> None:
-        self._table.close()
-        self._path.unlink()
+    def _keep(self, digests: npt.NDArray[np.uint64]) -> None:
+        """Keep new digests, which are sorted: each of them is moved into a longer array a few times only."""
+        while self._sorted and len(self._sorted[-1]) <= 2 * len(digests):
+            digests = np.sort(np.concatenate([self._sorted.pop(), digests]), kind="stable")
+        if len(digests):
+            self._sorted.append(digests)
 
 
 class _SplitWriter:
