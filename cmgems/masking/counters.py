@@ -8,19 +8,21 @@ device.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TypeVar
+from typing import Any
 
+import numpy as np
 import torch
 
 WORD = 2**32 - 1
-"""All values are 32-bit words, held in int64."""
+"""All values are 32-bit words, held in int64, or in NumPy's uint32."""
 _STEP = 0x9E3779B9  # 2^32 / golden ratio: moves the hash away from its fixed point at 0
 _STARTS = (
     0x243F6A88,
     0x05A308D3,
 )  # two words of pi: a row's key has 64 bits, too many for two rows of a run to share one
 
-Words = TypeVar("Words", int, torch.Tensor)
+Words = Any
+"""An int, an int64 tensor or a uint32 array."""
 
 
 class Stream(IntEnum):
@@ -52,15 +54,20 @@ class Counters:
 
     def bits(self, stream: Stream, columns: int) -> torch.Tensor:
         """Uniform random words, int64 [B, columns], 0 to 2^32 - 1. A further column changes none of those before."""
-        low, high = (self._row_word(start, stream)[:, None] for start in _STARTS)
-        column = torch.arange(columns, device=self.sample_id.device)
-        return _mix((_mix(column ^ low) + high) & WORD)
+        rows = [self.epoch & WORD, self.sample_id & WORD, (self.sample_id >> 32) & WORD]
+        device = self.sample_id.device
+        if device.type != "cpu":
+            words: torch.Tensor = self._hash(stream, rows, torch.arange(columns, device=device))
+            return words
+        # Words of 32 bits, which torch cannot multiply: the same in a fraction of the time.
+        unsigned = [row.numpy().astype(np.uint32) for row in rows]
+        hashed = self._hash(stream, unsigned, np.arange(columns, dtype=np.uint32))
+        return torch.from_numpy(hashed.astype(np.int64))
 
-    def _row_word(self, start: int, stream: Stream) -> torch.Tensor:
-        """One word of the key of each row, [B]."""
-        word = _fold(start, [self.seed & WORD, int(stream)])
-        in_rows = torch.full_like(self.sample_id, word)
-        return _fold(in_rows, [self.epoch & WORD, self.sample_id & WORD, (self.sample_id >> 32) & WORD])
+    def _hash(self, stream: Stream, rows: list[Words], column: Words) -> Words:
+        """One word for each row and column, from the parts of the rows' key [B] and the columns' numbers [T]."""
+        low, high = (_fold(start, [self.seed & WORD, int(stream), *rows])[:, None] for start in _STARTS)
+        return _mix((_mix(column ^ low) + high) & WORD)
 
 
 def threshold(probability: float) -> int:
@@ -78,7 +85,7 @@ def _fold(word: Words, parts: Iterable[Words]) -> Words:
 def _mix(word: Words) -> Words:
     """A permutation of the 32-bit words in which each input bit flips each output bit half of the time.
 
-    The two multipliers are below 2^31, so that a product fits into int64: integer overflow is never relied on.
+    The two multipliers are below 2^31, so that a product fits into int64; NumPy's unsigned words wrap by definition.
     Multipliers and shifts: C. Wellons, "Prospecting for hash functions" (2018), public domain.
     """
     word = word ^ (word >> 15)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmgems.masking.counters import Counters, Stream, threshold
+from cmgems.masking.counters import WORD, Counters, Stream, threshold
 from tests.masking.reference import random_word
 
 ROWS, COLUMNS = 512, 512
@@ -106,3 +106,11 @@ def test_a_threshold_is_met_with_its_probability() -> None:
     for probability in (0.0176, 0.025, 0.8):
         standard_deviation = (probability * (1 - probability) / (ROWS * COLUMNS)) ** 0.5
         assert abs((words() < threshold(probability)).mean() - probability) < 4 * standard_deviation
+
+
+def test_other_devices_hash_tensors_to_the_same_bits() -> None:
+    epoch, sample_id = torch.tensor([0, 3, 2**32, -1]), torch.tensor([0, 7, 2**62, -1])
+    counters = Counters(2**31 - 1, epoch, sample_id)
+    rows = [epoch & WORD, sample_id & WORD, (sample_id >> 32) & WORD]
+    for stream in Stream:
+        assert torch.equal(counters._hash(stream, rows, torch.arange(600)), counters.bits(stream, 600))
