@@ -22,6 +22,7 @@ from cmgems.planning.launches import BUCKET_PARAMETERS, LAUNCHES, Place, buffers
 from cmgems.planning.plan import make_plan, read_plan_recipe
 from cmgems.planning.windows import Windows, mask_rate, widths
 from cmgems.training.model import bert_config, build_model
+from cmgems.training.order import BatchPlan
 
 LAUNCH = {launch.name: launch for launch in LAUNCHES}
 MILLION = 1_000_000
@@ -108,9 +109,11 @@ def test_parameters_are_those_of_the_model_that_is_trained():
 @pytest.mark.parametrize("recipe", ["dnabert-cm-gems-15", "dnabert-span-30", "logo-global-15", "logo-span-30"])
 def test_costs_are_those_that_the_recipes_open_with(recipe):
     opening = re.search(
-        r"Costs: (\d+) million parameters, ([\d.e]+) f.*\((\d+) hours?", (RECIPES / f"{recipe}.yaml").read_text()
+        r"Costs: (\d+) million parameters, ([\d.e]+) f.*\((\d+) (hours|minutes)",
+        (RECIPES / f"{recipe}.yaml").read_text(),
     )
-    millions, operations, hours = (float(number) for number in opening.groups())
+    millions, operations, time = (float(number) for number in opening.groups()[:3])
+    hours = time if opening[4] == "hours" else time / 60
     # 25 windows divide 250 without empty rows; 10 TFLOP/s are what an A100 at this share of its peak does.
     made = plan(recipe, gpus=1, overrides=["--training.micro_batch", "25"], utilisation=10 / 312)
     assert round(made.parameters / MILLION) == millions
@@ -313,16 +316,20 @@ def test_a_model_that_fits_nowhere():
 WINDOWS = Windows(k=6, shortest=5, full=510, full_share=0.5, mean=383.75, source="")
 
 
-def test_a_micro_batch_is_as_wide_as_its_longest_window():
-    random = np.random.default_rng(0)
-    shape = (20_000, 4)
-    lengths = np.where(random.random(shape) < 0.5, 510, random.integers(5, 511, shape)).max(axis=1)
+@pytest.mark.parametrize(("processes", "micro_batch"), [(1, 32), (4, 16), (2, 125), (3, 250)])
+def test_a_micro_batch_is_as_wide_as_its_longest_window(processes, micro_batch):
+    random, batch = np.random.default_rng(0), BatchPlan(250, processes, micro_batch)
+    shape = (400, 250)
+    lengths = np.where(random.random(shape) < 0.5, 510, random.integers(5, 511, shape))
     drawn = np.minimum(-(-(lengths + 2) // 8) * 8, 512)
-    found = widths(WINDOWS, 4, 512)
-    assert sum(found.values()) == pytest.approx(1)
-    assert sum(width * chance for width, chance in found.items()) == pytest.approx(drawn.mean(), rel=0.005)
-    assert found[512] == pytest.approx((drawn == 512).mean(), abs=0.01)
-    assert widths(WINDOWS, 64, 512)[512] == pytest.approx(1)
+    drawn = -np.sort(-drawn, axis=1).mean(axis=0)
+    for rank in range(processes):
+        first = [int(batch.slots(micro_step, rank)[0]) for micro_step in range(batch.accumulation)]
+        assert widths(WINDOWS, batch, rank, 512) == pytest.approx(drawn[first].tolist(), abs=16)
+
+
+def test_an_empty_micro_batch_is_as_narrow_as_can_be():
+    assert widths(WINDOWS, BatchPlan(4, 3, 2), 2, 512) == [8]
 
 
 def stage(*masking):

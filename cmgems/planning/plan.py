@@ -137,8 +137,10 @@ def make_plan(config: PretrainConfig, gpu: str, gpus: int, nodes: int = 1, utili
     size = model_size(job.bert)
     encoder, head = job.flops()
     # The forward pass, a third of the operations, is done twice.
-    executed = encoder * (4 / 3 if config.model.activation_checkpointing else 1) + head
-    seconds = executed / (gpus * peak * utilisation)
+    repeated = 4 / 3 if config.model.activation_checkpointing else 1
+    executed = encoder * repeated + head
+    # All wait for the first rank, which has the longest windows.
+    seconds = (job.encoder_flops(0) * repeated + head / gpus) / (peak * utilisation)
     return Plan(
         recipe=config.name,
         gpu=name,
@@ -147,7 +149,7 @@ def make_plan(config: PretrainConfig, gpu: str, gpus: int, nodes: int = 1, utili
         nodes=nodes,
         precision=config.training.precision,
         windows=windows,
-        mean_width=sum(chance * width for width, chance in job.widths().items()),
+        mean_width=job.mean_width(),
         mask_rate=job.mask_rate,
         parameters=size.parameters,
         global_batch=job.batch.global_batch,
@@ -184,14 +186,23 @@ class _Job:
     bert: BertConfig
     batch: BatchPlan
 
-    def widths(self) -> dict[int, float]:
-        """Width of a micro-batch, with its probability."""
-        return widths(self.windows, self.batch.micro_batch, self.config.model.max_positions)
+    def widths(self, rank: int) -> list[int]:
+        """Widths of a rank's micro-batches."""
+        return widths(self.windows, self.batch, rank, self.config.model.max_positions)
+
+    def mean_width(self) -> float:
+        """Mean width over all micro-batches."""
+        return (
+            sum(sum(self.widths(rank)) for rank in range(self.place.gpus)) / self.place.gpus / self.batch.accumulation
+        )
+
+    def encoder_flops(self, rank: int) -> float:
+        """Model operations of the encoder in an optimizer step on one GPU, for rows that fill gaps, too."""
+        return float(sum(encoder_flops(self.bert, self.batch.micro_batch, width) for width in self.widths(rank)))
 
     def flops(self) -> tuple[float, float]:
         """Model operations of an optimizer step on all GPUs: the encoder's, and the head's."""
-        rows = self.place.gpus * self.batch.accumulation * self.batch.micro_batch  # those that fill gaps included
-        encoder = sum(chance * encoder_flops(self.bert, rows, width) for width, chance in self.widths().items())
+        encoder = sum(self.encoder_flops(rank) for rank in range(self.place.gpus))
         return encoder, head_flops(self.bert, round(self.mask_rate * self.windows.mean * self.batch.global_batch))
 
     def usable_memory(self) -> int:

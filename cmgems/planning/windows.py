@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from cmgems.config import CorpusConfig, MaskingConfig, ModelConfig, PrepareConfig, StageConfig
 from cmgems.errors import UserError
 from cmgems.masking.centre_probability import genemask_masked_share, span_masked_share
 from cmgems.sequence.corpus import load_corpus
 from cmgems.training.loader import SPECIAL_TOKENS_A_WINDOW
+from cmgems.training.order import BatchPlan
 
 _MULTIPLE = 8  # cmgems.sequence.tokenizer.encode_batch pads to multiples of it
 
@@ -68,16 +67,18 @@ def full_width(windows: Windows, max_positions: int) -> int:
     return _padded(windows.full, max_positions)
 
 
-def widths(windows: Windows, rows: int, max_positions: int) -> dict[int, float]:
-    """Width of a micro-batch of `rows` windows, padding included, with its probability: that of the longest window."""
-    lengths = np.arange(windows.shortest, windows.full + 1)
-    below = (1 - windows.full_share) * (lengths - windows.shortest + 1) / len(lengths)
-    below[-1] = 1
-    chances = np.diff(below**rows, prepend=0.0)
-    found: dict[int, float] = {}
-    for length, chance in zip(lengths.tolist(), chances.tolist(), strict=True):
-        width = _padded(length, max_positions)
-        found[width] = found.get(width, 0.0) + chance
+def widths(windows: Windows, batch: BatchPlan, rank: int, max_positions: int) -> list[int]:
+    """Typical width of each micro-batch of a rank in an optimizer step, padding included: that of its longest window.
+
+    The windows of a global batch stand from the longest to the shortest; the one in slot i of n is taken to be as long
+    as a share of (i + 1/2) / n of all windows exceeds.
+    """
+    found = []
+    for micro_step in range(batch.accumulation):
+        slot = int(batch.slots(micro_step, rank)[0])
+        exceeded = ((slot + 0.5) / batch.global_batch - windows.full_share) / max(1 - windows.full_share, 1e-9)
+        length = windows.full - max(0.0, exceeded) * (windows.full - windows.shortest)
+        found.append(_padded(round(length) if slot >= 0 else 0, max_positions))
     return found
 
 

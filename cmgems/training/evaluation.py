@@ -58,9 +58,9 @@ class Validation:
         accelerator: Accelerator,
     ) -> None:
         """`counts`, int64 [4^k], are those of the training split's k-mers."""
-        size = len(windows.split)
-        plan = BatchPlan(min(config.windows, size), accelerator.num_processes, config.micro_batch)
-        rows = ValidationRows(plan, size, config.seed, accelerator.process_index)
+        number = min(config.windows, len(windows.split))
+        plan = BatchPlan(number, accelerator.num_processes, config.micro_batch)
+        rows = ValidationRows(plan, windows.lengths, config.seed, accelerator.process_index)
         self.batches: list[MicroBatch] = list(make_loader(windows, rows, workers=0, prefetch=1, pin_memory=False))
         self.masker, self.accelerator = masker, accelerator
         self.unigram_nll = unigram_nll(counts).to(accelerator.device)

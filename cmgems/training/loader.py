@@ -7,16 +7,21 @@ on every rank, however far ahead the workers have read.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import datasets
 import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cmgems.sequence.tokenizer import encode_batch
 from cmgems.training.interruption import leave_signals_to_the_parent
-from cmgems.training.order import BatchPlan, Int64, training_samples, validation_samples
+from cmgems.training.order import BatchPlan, Int64, in_slots, longest_first, training_samples, validation_samples
+
+Lengths = npt.NDArray[np.int32]
 
 SPECIAL_TOKENS_A_WINDOW = 2
 """[CLS] and [SEP]."""
@@ -49,6 +54,13 @@ class Windows(Dataset[Any]):
     def __init__(self, split: datasets.Dataset, k: int, max_positions: int) -> None:
         self.split, self.k, self.max_tokens = split, k, max_positions - SPECIAL_TOKENS_A_WINDOW
 
+    @cached_property
+    def lengths(self) -> Lengths:
+        """Nucleotides of each window, 4 bytes a window."""
+        sequences = self.split.with_format("arrow")[:]["sequence"]
+        lengths: Lengths = pc.binary_length(sequences).to_numpy()
+        return lengths
+
     def __getitem__(self, rows: tuple[Int64, Int64]) -> MicroBatch:
         epoch, samples = rows
         filled = samples >= 0
@@ -62,29 +74,34 @@ class Windows(Dataset[Any]):
 class TrainingRows:
     """Sampler: the (epochs, sample ids) of one rank's micro-batches, from a step on without end."""
 
-    def __init__(self, plan: BatchPlan, size: int, seed: int, rank: int, first_step: int) -> None:
-        self.plan, self.size, self.seed, self.rank, self.first_step = plan, size, seed, rank, first_step
+    def __init__(self, plan: BatchPlan, lengths: Lengths, seed: int, rank: int, first_step: int) -> None:
+        """`lengths` are those of all windows of the split."""
+        self.plan, self.lengths, self.seed, self.rank, self.first_step = plan, lengths, seed, rank, first_step
 
     def __iter__(self) -> Iterator[tuple[Int64, Int64]]:
         step = self.first_step
         while True:
+            epoch, samples = training_samples(step, self.plan.global_batch, len(self.lengths), self.seed)
+            order = longest_first(samples, self.lengths)
             for micro_step in range(self.plan.accumulation):
                 slots = self.plan.slots(micro_step, self.rank)
-                yield training_samples(step, slots, self.plan.global_batch, self.size, self.seed)
+                yield in_slots(epoch[order], slots), in_slots(samples[order], slots)
             step += 1
 
 
 class ValidationRows:
     """Sampler: one rank's share of the fixed validation windows, all of epoch 0."""
 
-    def __init__(self, plan: BatchPlan, size: int, seed: int, rank: int) -> None:
-        self.plan, self.size, self.seed, self.rank = plan, size, seed, rank
+    def __init__(self, plan: BatchPlan, lengths: Lengths, seed: int, rank: int) -> None:
+        """`lengths` are those of all windows of the split."""
+        self.plan, self.lengths, self.seed, self.rank = plan, lengths, seed, rank
 
     def __iter__(self) -> Iterator[tuple[Int64, Int64]]:
+        samples = validation_samples(self.plan.global_batch, len(self.lengths), self.seed)
+        samples = samples[longest_first(samples, self.lengths)]
         for micro_step in range(self.plan.accumulation):
             slots = self.plan.slots(micro_step, self.rank)
-            samples = validation_samples(slots, self.plan.global_batch, self.size, self.seed)
-            yield np.zeros_like(samples), samples
+            yield np.zeros_like(slots), in_slots(samples, slots)
 
 
 @contextmanager

@@ -94,7 +94,7 @@ class Trainer:
 
     def _loader(self) -> DataLoader[Any]:
         rows = TrainingRows(
-            self.plan, len(self.windows.split), self.config.seed, self.accelerator.process_index, self.progress.step
+            self.plan, self.windows.lengths, self.config.seed, self.accelerator.process_index, self.progress.step
         )
         corpus = self.config.corpus
         return make_loader(self.windows, rows, corpus.workers, corpus.prefetch, self.accelerator.device.type == "cuda")

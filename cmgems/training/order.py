@@ -6,6 +6,7 @@ Arbitrary Finite Domains", CT-RSA 2002). Starting at step 100,000 costs what sta
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ class BatchPlan:
     """How a global batch of `global_batch` windows is laid over processes and micro-batches.
 
     Micro-step a of rank r takes the slots from (a * processes + r) * micro_batch on; slots past the global batch are
-    empty rows, which carry no loss.
+    empty rows, which carry no loss. The windows stand in the slots from the longest to the shortest.
     """
 
     global_batch: int
@@ -73,23 +74,27 @@ class BatchPlan:
         return np.where(slots < self.global_batch, slots, -1)
 
 
-def training_samples(step: int, slots: Int64, global_batch: int, size: int, seed: int) -> tuple[Int64, Int64]:
-    """Epochs and sample ids of the windows in `slots` of optimizer step `step` (counted from 0); -1 in empty slots.
+def training_samples(step: int, global_batch: int, size: int, seed: int) -> tuple[Int64, Int64]:
+    """Epochs and sample ids of the windows of optimizer step `step` (counted from 0), both [global_batch].
 
     The stream of windows runs on over the epochs: every window comes once an epoch, and a global batch may hold the
     end of one epoch and the start of the next.
     """
-    position = step * global_batch + slots
-    filled = slots >= 0
-    epoch = np.where(filled, position // size, -1)
-    samples = np.full_like(slots, -1)
-    samples[filled] = permute(position[filled] % size, size, seed, epoch[filled])
-    return epoch, samples
+    position = step * global_batch + np.arange(global_batch)
+    epoch = position // size
+    return epoch, permute(position % size, size, seed, epoch)
 
 
-def validation_samples(slots: Int64, windows: int, size: int, seed: int) -> Int64:
-    """Sample ids of the validation windows in `slots` of 0..windows-1 (the same at every evaluation); -1 past them."""
-    filled = (slots >= 0) & (slots < windows)
-    samples = np.full_like(slots, -1)
-    samples[filled] = permute(slots[filled], size, seed, np.zeros(int(filled.sum()), np.int64))
-    return samples
+def validation_samples(windows: int, size: int, seed: int) -> Int64:
+    """Sample ids of the validation windows [windows], the same at every evaluation."""
+    return permute(np.arange(windows), size, seed, np.zeros(windows, np.int64))
+
+
+def longest_first(samples: Int64, lengths: npt.NDArray[np.integer[Any]]) -> Int64:
+    """The order that puts windows of about the same length into the same micro-batch, where little of it is padding."""
+    return np.argsort(-lengths[samples], kind="stable")
+
+
+def in_slots(values: Int64, slots: Int64) -> Int64:
+    """The values of the windows in `slots`; -1 in the empty ones."""
+    return np.where(slots >= 0, values[slots], -1)

@@ -29,7 +29,7 @@ def masked_rows(windows, masker, processes, micro_batch, workers):
     plan = BatchPlan(BATCH, processes, micro_batch)
     rows = {}
     for rank in range(processes):
-        sampler = TrainingRows(plan, len(windows.split), SEED, rank, first_step=0)
+        sampler = TrainingRows(plan, windows.lengths, SEED, rank, first_step=0)
         batches = iter(make_loader(windows, sampler, workers, prefetch=2, pin_memory=False))
         for step in range(STEPS):
             for _ in range(plan.accumulation):
@@ -71,15 +71,15 @@ def test_a_window_is_masked_anew_in_each_epoch(windows, masker):
 
 def test_a_loader_can_begin_at_any_step(windows):
     plan = BatchPlan(BATCH, 1, 25)
-    from_start = iter(make_loader(windows, TrainingRows(plan, len(windows.split), SEED, 0, 0), 0, 1, False))
-    from_two = iter(make_loader(windows, TrainingRows(plan, len(windows.split), SEED, 0, 2), 0, 1, False))
+    from_start = iter(make_loader(windows, TrainingRows(plan, windows.lengths, SEED, 0, 0), 0, 1, False))
+    from_two = iter(make_loader(windows, TrainingRows(plan, windows.lengths, SEED, 0, 2), 0, 1, False))
     third = [next(from_start) for _ in range(3)][2]
     assert torch.equal(next(from_two).ids, third.ids)
 
 
 def test_rows_are_the_windows_of_the_corpus(windows, tiny_corpus):
     plan = BatchPlan(BATCH, 1, 25)
-    batch = next(iter(make_loader(windows, TrainingRows(plan, len(windows.split), SEED, 0, 0), 0, 1, False)))
+    batch = next(iter(make_loader(windows, TrainingRows(plan, windows.lengths, SEED, 0, 0), 0, 1, False)))
     for row, sample in zip(batch.ids, batch.sample_id.tolist(), strict=True):
         expected = encode(tiny_corpus.train[sample]["sequence"], tiny_corpus.k).tolist()
         assert row[row != PAD].tolist() == [CLS, *expected, SEP]
@@ -90,7 +90,7 @@ def test_iterating_a_loader_leaves_the_global_random_state_alone(windows):
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    next(iter(make_loader(windows, TrainingRows(plan, len(windows.split), SEED, 0, 0), 2, 1, False)))
+    next(iter(make_loader(windows, TrainingRows(plan, windows.lengths, SEED, 0, 0), 2, 1, False)))
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -101,7 +101,7 @@ def test_validation_windows_are_divided_without_loss(tiny_corpus, processes, mic
     plan = BatchPlan(wanted, processes, micro_batch)
     seen = []
     for rank in range(processes):
-        for batch in make_loader(windows, ValidationRows(plan, len(windows.split), 5, rank), 0, 1, False):
+        for batch in make_loader(windows, ValidationRows(plan, windows.lengths, 5, rank), 0, 1, False):
             assert (batch.epoch == 0).all()
             seen += [sample for sample in batch.sample_id.tolist() if sample >= 0]
     assert len(seen) == len(set(seen)) == wanted
