@@ -6,7 +6,6 @@ nodes runs as on two machines that share their file system. All files are below 
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-import pytest
+
+from tests.machine import require
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare")
 INSTALL = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge iproute2"
@@ -69,18 +69,9 @@ PartitionName=urgent Nodes=node[1-2] MaxTime=INFINITE PriorityTier=10 PreemptMod
 """
 
 
-def require_slurm():
+def require_slurm() -> None:
     """Skip, or fail where CI is set, on a machine that cannot run the cluster."""
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    if os.geteuid() != 0:
-        reason = "a SLURM cluster for tests needs root"
-    elif missing:
-        reason = f"no {', '.join(missing)} here: {INSTALL}"
-    else:
-        return
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    require(PROGRAMS, INSTALL, root=True)
 
 
 class Cluster:
