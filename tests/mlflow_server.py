@@ -1,4 +1,4 @@
-"""A real MLflow server on loopback, to be killed and started again."""
+"""A real MLflow server, to be killed and started again."""
 
 import os
 import signal
@@ -6,25 +6,31 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
+
+# Asked by a process of its own: the server may be on another network than the test.
+_GET = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=5).read().decode())"
 
 
 class Server:
-    """`mlflow server` on an SQLite database in a folder."""
+    """`mlflow server` with its files in a folder, by default on loopback and on an SQLite database.
 
-    def __init__(self, folder):
+    `inside`: what a command has in front of it to run on the server's machine, of that `address`.
+    """
+
+    def __init__(self, folder, database=None, address="127.0.0.1", inside=()):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
+        self.folder, self.uri = folder, f"http://{address}:{self.port}"
+        self.database, self.address, self.inside = database or f"sqlite:///{folder}/server.db", address, inside
 
     def start(self):
         """Start, and return when it answers."""
         with (self.folder / "server.log").open("a") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"),
-                    *("--backend-store-uri", f"sqlite:///{self.folder}/server.db"),
+                    *(*self.inside, sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+                    *("--host", self.address, "--port", str(self.port), "--backend-store-uri", self.database),
                     *("--artifacts-destination", str(self.folder / "artifacts")),
                 ],
                 env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
@@ -34,16 +40,20 @@ class Server:
             )
         end = time.monotonic() + 120
         while not self.answers():
+            assert self.process.poll() is None, (self.folder / "server.log").read_text()
             assert time.monotonic() < end, (self.folder / "server.log").read_text()
             time.sleep(0.2)
 
     def answers(self):
         """Whether it is there."""
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
-                return True
-        except OSError:
-            return False
+        return self.get("/health") is not None
+
+    def get(self, path):
+        """What it answers on its own machine; None where it does not."""
+        asked = subprocess.run(
+            [*self.inside, sys.executable, "-c", _GET, self.uri + path], capture_output=True, text=True, timeout=30
+        )
+        return asked.stdout if asked.returncode == 0 else None
 
     def kill(self):
         """Kill -9, with its workers."""

@@ -99,7 +99,7 @@ class Cluster:
     def run(self, *command: str | Path, cwd: Path | None = None, environment: dict[str, str] | None = None) -> str:
         """Run a command, such as sbatch or squeue, on the controller's machine; returns its output."""
         finished = subprocess.run(
-            [*self._inside("ctl"), *map(str, command)],
+            [*self.inside("ctl"), *map(str, command)],
             cwd=cwd,
             env={**self._environment, **(environment or {})},
             capture_output=True,
@@ -181,7 +181,7 @@ class Cluster:
         # The folder above may be anyone's to write, as /tmp is: that is what --force is for.
         self._daemon(munge / "pid", ["munged", "--force", f"--socket={munge / 'socket'}", *options])
         configuration = str(self.folder / "slurm.conf")
-        self._daemon(self.folder / "slurmctld.pid", [*self._inside("ctl"), "slurmctld", "-f", configuration])
+        self._daemon(self.folder / "slurmctld.pid", [*self.inside("ctl"), "slurmctld", "-f", configuration])
         self._until(lambda: "UP" in self.run("scontrol", "ping"), "the controller does not answer")
         for name in ("node1", "node2"):
             self.start_node(name)
@@ -190,7 +190,7 @@ class Cluster:
     def start_node(self, name: str) -> None:
         """Start slurmd on a node, at first or after a crash."""
         configuration = str(self.folder / "slurm.conf")
-        self._daemon(self.folder / f"slurmd.{name}.pid", [*self._inside(name), "slurmd", "-f", configuration])
+        self._daemon(self.folder / f"slurmd.{name}.pid", [*self.inside(name), "slurmd", "-f", configuration])
 
     def crash(self, name: str) -> None:
         """End all processes of a node at once."""
@@ -237,7 +237,7 @@ class Cluster:
     def _namespace(self, name: str) -> str:
         return f"{self._prefix}-{name}"
 
-    def _inside(self, name: str) -> list[str]:
+    def inside(self, name: str) -> list[str]:
         """What a command has in front of it to run on one of the machines."""
         # Not `ip netns exec`, which mounts another /sys, where slurmd does not find the control groups.
         network = ["nsenter", f"--net=/run/netns/{self._namespace(name)}"]
