@@ -7,15 +7,15 @@ import pytest
 
 from tests.slurm_cluster import Cluster, require_slurm
 
+SHARED_DATA = Path(os.environ.get("CMGEMS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real development data: `$CMGEMS_SHARED_DATA`, or `shared/data` beside the repository."""
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("CMGEMS_SHARED_DATA", beside))
-    if not folder.is_dir():
-        pytest.skip(f"the development data is not at {folder} (set CMGEMS_SHARED_DATA)")
-    return folder
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the development data is not at {SHARED_DATA} (set CMGEMS_SHARED_DATA)")
+    return SHARED_DATA
 
 
 @pytest.fixture(scope="session")

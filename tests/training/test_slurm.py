@@ -7,9 +7,8 @@ from contextlib import suppress
 import mlflow
 import pytest
 
-from tests.slurm_cluster import ENVIRONMENT, OPTIONS
-from tests.training.golden import GOLDEN_LOSSES
-from tests.training.launching import REPOSITORY, ZERO2, history, launch, logged, the_run
+from tests.training.launching import ZERO2, launch, logged, the_run
+from tests.training.slurm_job import Job
 
 slow = pytest.mark.slow
 matrix = pytest.mark.matrix
@@ -22,65 +21,6 @@ LONG = (
 )
 HIT = 40
 """The step that has been seen when something happens to the job."""
-
-
-class Job:
-    """A pretraining of the tiny recipe by slurm/pretrain.sh."""
-
-    def __init__(self, cluster, recipe, folder, uri, overrides, options, environment):
-        self.cluster, self.folder, self.log = cluster, folder / "run", folder / "job.log"
-        self.number = cluster.run(
-            *("sbatch", "--parsable", *OPTIONS, f"--output={self.log}", *options),
-            *("slurm/pretrain.sh", recipe, "zero2", "--tracking.uri", uri, *overrides),
-            cwd=REPOSITORY,
-            environment={**ENVIRONMENT, "OUTPUT": str(self.folder), **environment},
-        )
-
-    def node_log(self, node, restart=0):
-        """What the launcher and the processes of a node have printed."""
-        path = self.folder / f"logs/{self.number}/restart-{restart}-{node}.log"
-        return path.read_text() if path.exists() else ""
-
-    def wait_for_step(self, step):
-        """Return when a step has been logged."""
-        end = time.monotonic() + 120
-        while self.steps_done() < step:
-            assert time.monotonic() < end, self.everything()
-            time.sleep(0.05)
-
-    def wait_for_log(self, text, seconds=120):
-        """Return when the script has said something."""
-        end = time.monotonic() + seconds
-        while not self.log.exists() or text not in self.log.read_text():
-            assert time.monotonic() < end, self.everything()
-            time.sleep(0.05)
-
-    def steps_done(self):
-        """The last step that has been logged."""
-        return max(logged(self.folder, "train/loss"), default=0) if (self.folder / "tracking.jsonl").exists() else 0
-
-    def wait_until_ended(self):
-        """Return when none of the training processes is left."""
-        end = time.monotonic() + 120
-        while self.cluster.processes(self.number, 0) + self.cluster.processes(self.number, 1):
-            assert time.monotonic() < end, self.everything()
-            time.sleep(0.05)
-
-    def end(self, state="COMPLETED", seconds=240):
-        """Wait for the end of the job, which has to be as stated; returns what SLURM says about it."""
-        try:
-            job = self.cluster.wait_for(
-                self.number, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", seconds=seconds
-            )
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.everything()}") from None
-        assert job["JobState"] == state, self.everything()
-        return job
-
-    def everything(self):
-        """All that was printed."""
-        files = [self.log, *sorted(self.folder.glob("logs/*/*.log"))]
-        return "\n".join(f"==> {file}\n{file.read_text()}" for file in files if file.exists())
 
 
 @pytest.fixture
@@ -97,22 +37,6 @@ def submit(slurm, tiny_recipe, tmp_path):
     yield begin
     for job in jobs:
         job.cluster.run("scancel", job.number)
-
-
-@slow
-def test_a_job_on_two_nodes_trains_as_one(submit):
-    job = submit("--launch.distributed", "deepspeed", "--launch.zero_stage", "2", "--launch.processes", "2")
-    done = job.end()
-    assert done["NodeList"] == "node[1-2]"
-    assert done["Restarts"] == "0"
-    assert "deepspeed ZeRO-2, 2 process(es)" in job.node_log("node1")
-    for rank, node in enumerate(("node1", "node2")):
-        assert f"\n{node}: rank {rank} on cpu" in job.node_log("node1")
-        assert f"in SLURM job {job.number}: deepspeed ZeRO-2, 2 process(es) over gloo" in job.node_log(node)
-        assert f"rank {rank}: stage 'global' masks from step 8 on" in job.node_log(node)
-    assert history("train/loss") == pytest.approx(GOLDEN_LOSSES, rel=1e-4)
-    assert the_run().info.status == "FINISHED"
-    assert "done: the training has reached its last step" in job.log.read_text()
 
 
 @pytest.fixture(scope="module")
