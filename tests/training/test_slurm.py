@@ -13,6 +13,7 @@ from tests.training.slurm_job import Job
 slow = pytest.mark.slow
 matrix = pytest.mark.matrix
 
+ON_TWO_NODES = ("--launch.distributed", "deepspeed", "--launch.zero_stage", "2", "--launch.processes", "2")
 # Long enough to be hit on its way. Each step is logged by itself: an interruption would cut a mean over several in two.
 LONG = (
     *("--training.steps", "150", "--training.global_batch", "50", "--curriculum.stages.0.until.at", "80"),
@@ -37,6 +38,22 @@ def submit(slurm, tiny_recipe, tmp_path):
     yield begin
     for job in jobs:
         job.cluster.run("scancel", job.number)
+
+
+@matrix
+def test_a_job_on_two_nodes_trains_as_one_in_containers(submit, image, tmp_path_factory):
+    program = image.command_in_jobs(tmp_path_factory.getbasetemp())
+    # The nodes' own path leads to no accelerate.
+    environment = {"ACTIVATE": "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "CONTAINER": str(program)}
+    job = submit(*ON_TWO_NODES, environment=environment)
+    done = job.end()
+    assert (done["NodeList"], done["Restarts"]) == ("node[1-2]", "0")
+    for rank, node in enumerate(("node1", "node2")):
+        assert f"\n{node}: rank {rank} on cpu" in job.node_log("node1")
+        assert f"rank {rank}: stage 'global' masks from step 8 on" in job.node_log(node)
+    assert "deepspeed ZeRO-2, 2 process(es)" in job.node_log("node1")
+    assert history("train/loss") == pytest.approx(GOLDEN_LOSSES, rel=1e-4)
+    assert the_run().info.status == "FINISHED"
 
 
 @pytest.fixture(scope="module")
