@@ -12,6 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from sqlalchemy.engine import make_url
 
 from cmgems.config import load_config
 from tests.container import REPOSITORY
@@ -106,6 +107,11 @@ def test_the_server_starts_with_options_that_mlflow_has():
     assert (options["port"], options["serve_artifacts"]) == (5000, True)
     [volume] = compose(POSTGRES_PASSWORD="x")["mlflow"]["volumes"]
     assert volume.endswith(f":{options['artifacts_destination']}")
+
+
+def test_the_database_is_reached_by_the_driver_that_is_installed():
+    address = make_url(compose(POSTGRES_PASSWORD="x")["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"])
+    assert f"{address.get_dialect().driver}-binary" in constraints()
 
 
 def test_the_trainer_starts_a_recipe_that_reports_to_the_server():
