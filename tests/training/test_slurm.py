@@ -7,7 +7,8 @@ from contextlib import suppress
 import mlflow
 import pytest
 
-from tests.training.launching import ZERO2, launch, logged, the_run
+from tests.training.golden import GOLDEN_LOSSES
+from tests.training.launching import ZERO2, history, launch, logged, the_run
 from tests.training.slurm_job import Job
 
 slow = pytest.mark.slow
