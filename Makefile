@@ -3,6 +3,7 @@
 # make test     all tests that every change has to pass
 # make unit     the quick part of them
 # make matrix   the long matrix of launches, by hand
+# make bench    benchmarks beside what would be used instead (ARGS='--only logo' chooses), best on an idle machine
 # make lint     style and types, of shell scripts and the Dockerfile too
 
 PYTHON ?= python3
@@ -23,7 +24,7 @@ ifndef RUN
 RUN := runs/demo/$(shell echo $$(( $$(ls runs/demo 2>/dev/null | sort -n | tail -1) + 1 )))
 endif
 
-.PHONY: demo test unit slow matrix lint clean
+.PHONY: demo test unit slow matrix bench lint clean
 
 demo: $(VENV)/.installed
 	$(HIDE) OMP_NUM_THREADS=$(THREADS) $(BIN)/accelerate launch --config_file deepspeed_configs/zero2.yaml --num_processes 2 --main_process_port 0 \
@@ -40,6 +41,9 @@ slow: $(VENV)/.installed-dev
 
 matrix: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m matrix
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -169,9 +169,11 @@ def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[s
         writers: dict[Split, _SplitWriter] = {"train": train, "validation": validation}
         for batch in _batches(_split_windows(pieces, starts, config)):
             windows += len(batch)
-            for split, window in compress(batch, seen.add([window.sequence for _, window in batch])):
-                fingerprint.update(f"{split}\t{window.chromosome}\t{window.start}\t{window.sequence}\n".encode())
-                writers[split].add(window)
+            new = list(compress(batch, seen.add([window.sequence for _, window in batch])))
+            lines = (f"{split}\t{chromosome}\t{start}\t{sequence}\n" for split, (chromosome, start, sequence) in new)
+            fingerprint.update("".join(lines).encode())
+            for split, group in groupby(new, key=itemgetter(0)):
+                writers[split].add([window for _, window in group])
     _check_windows(train, validation, config)
 
     for split, writer in writers.items():
@@ -282,10 +284,10 @@ class _SplitWriter:
         self._file = pa.OSFile(str(folder / _DATA), "wb")
         self._stream = pa.ipc.new_stream(self._file, self._schema)
 
-    def add(self, window: Window) -> None:
-        """Write a window, now or with later ones."""
-        self._batch.append(window)
-        self._batch_nucleotides += len(window.sequence)
+    def add(self, windows: list[Window]) -> None:
+        """Write windows, now or with later ones."""
+        self._batch += windows
+        self._batch_nucleotides += sum(len(sequence) for _, _, sequence in windows)
         if self._batch_nucleotides >= _BATCH:
             self._flush()
 

@@ -1,0 +1,63 @@
+"""Times of several ways to do the same thing, taken in turns, so that what else the machine does hits all of them."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Units of work a second, one value a round."""
+
+    rounds: list[float]
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return statistics.median(self.rounds)
+
+    def ratio(self, other: "Rates") -> "Rates":
+        """How many times as fast as another, round by round."""
+        return Rates([mine / theirs for mine, theirs in zip(self.rounds, other.rounds, strict=True)])
+
+    def show(self, unit: str = "") -> str:
+        """Median and range."""
+        median, low, high = (_three_digits(value) for value in (self.median, min(self.rounds), max(self.rounds)))
+        return f"{median}{unit} ({low} to {high})"
+
+
+def in_turns(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, Rates]:
+    """Rates by name; each way does its work once a round, and returns units a second."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, run in ways.items():
+            gc.collect()
+            found[name].append(run())
+    return {name: Rates(values) for name, values in found.items()}
+
+
+def repeated(work: Callable[[], object], units: float, seconds: float = 0.5) -> Callable[[], float]:
+    """A way for `in_turns`: `work`, which does `units` of work, again and again for a while; its best rate.
+
+    The best and not the mean: of something that takes milliseconds the rest is what the machine did in between.
+    """
+
+    def run() -> float:
+        best, end = float("inf"), time.perf_counter() + seconds
+        while True:
+            started = time.perf_counter()
+            work()
+            finished = time.perf_counter()
+            best = min(best, finished - started)
+            if finished > end:
+                return units / best
+
+    return run
+
+
+def _three_digits(value: float) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:.3g} M"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

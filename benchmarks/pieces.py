@@ -1,0 +1,108 @@
+"""One core: nucleotides to ids, masking, counting, preparing a corpus."""
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.measure import repeated
+from benchmarks.peers import genemask_loop, separated
+from benchmarks.training import K, write_genome
+from cmgems.config import CorruptionConfig, MaskingConfig
+from cmgems.masking.masker import Masker
+from cmgems.masking.npmi import human_counts, npmi_from_counts
+from cmgems.sequence.tokenizer import build_tokenizer, count_kmers, encode_batch, vocabulary
+
+ROWS, TOKENS = 32, 510
+CENTRE_PROBABILITY = 0.0176
+"""GeneMask's share of centres for a mask rate of 15 % of 6-mers."""
+
+
+def random_windows(number: int, nucleotides: int) -> list[str]:
+    """Windows of random nucleotides."""
+    letters = np.frombuffer(b"ACGT", np.uint8)
+    drawn = np.random.default_rng(0).choice(letters, (number, nucleotides))
+    return [row.tobytes().decode() for row in drawn]
+
+
+def tokenizing() -> dict[str, Callable[[], float]]:
+    """Windows to padded ids: ours, and P1's tokenizer on text with blanks between the k-mers."""
+    windows = random_windows(ROWS, TOKENS + K - 1)
+    texts = [separated(window, K) for window in windows]
+    tokenizer = build_tokenizer(K, TOKENS + 2)
+    assert (np.asarray(tokenizer(texts)["input_ids"]) == encode_batch(windows, K)[:, : TOKENS + 2]).all()
+    tokens = ROWS * TOKENS
+    return {
+        "ours": repeated(lambda: encode_batch(windows, K, TOKENS), tokens),
+        "P1": repeated(lambda: tokenizer(texts, padding=True, return_tensors="np"), tokens, 2),
+    }
+
+
+def masking() -> dict[str, Callable[[], float]]:
+    """Batches of ids to model inputs: ours by genemask and by global_pmi, and P2 by GeneMask."""
+    torch.set_num_threads(1)
+    table = npmi_from_counts(human_counts()[1], K)
+    masker = Masker(table, CorruptionConfig(), seed=0)
+    ids = torch.from_numpy(encode_batch(random_windows(ROWS, TOKENS + K - 1), K))
+    epoch, sample_id = torch.zeros(ROWS, dtype=torch.int64), torch.arange(ROWS)
+    tokenizer = build_tokenizer(K, TOKENS + 2)
+    npmi = dict(zip(vocabulary(K), table.by_token_id("cpu").tolist(), strict=True))
+
+    def ours(strategy: str) -> Callable[[], object]:
+        setting = [MaskingConfig(strategy=strategy, rate=0.15)]  # type: ignore[arg-type]
+        return lambda: masker(ids, epoch, sample_id, setting)
+
+    return {
+        "genemask": repeated(ours("genemask"), ROWS * TOKENS),
+        "global_pmi": repeated(ours("global_pmi"), ROWS * TOKENS),
+        "P2": repeated(lambda: genemask_loop(ids, tokenizer, npmi, CENTRE_PROBABILITY, K), ROWS * TOKENS, 2),
+    }
+
+
+def counting() -> dict[str, Callable[[], float]]:
+    """6-mers of windows in memory, in bases a second."""
+    windows = random_windows(16_000, TOKENS + K - 1)
+    return {"ours": repeated(lambda: count_kmers(windows, K), sum(map(len, windows)), 3)}
+
+
+def preparing(work: Path, megabases: int) -> Callable[[], float]:
+    """`cmgems prepare` of a random genome in a process of its own, in bases a second of its time on the processor."""
+    return lambda: prepare_once(work, megabases)[0]
+
+
+def prepare_once(work: Path, megabases: int) -> tuple[float, float]:
+    """Bases a second of processor time, the start of Python left out, and peak memory in GB."""
+    genome = work / f"{megabases}.fa"
+    if not genome.exists():
+        write_genome(genome, megabases * 1_000_000)
+    finished = subprocess.run(
+        [sys.executable, "-m", "benchmarks.pieces", str(genome), str(work)], capture_output=True, text=True, check=True
+    )
+    measured = json.loads(finished.stdout.splitlines()[-1])
+    return megabases * 1e6 / measured["seconds"], measured["gigabytes"]
+
+
+def _prepare(genome: Path, work: Path) -> None:
+    """Print seconds on the processor and peak memory of preparing a corpus here."""
+    import shutil
+    import time
+
+    from cmgems.config import PrepareConfig
+    from cmgems.sequence.corpus import prepare_corpus
+
+    output = work / f"prepared-{time.time_ns()}"
+    started = time.process_time()
+    prepare_corpus(PrepareConfig(inputs=[str(genome)], k=K), output, progress=False)
+    seconds = time.process_time() - started
+    shutil.rmtree(output)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(json.dumps({"seconds": seconds, "gigabytes": peak}))
+
+
+if __name__ == "__main__":
+    _prepare(Path(sys.argv[1]), Path(sys.argv[2]))
