@@ -41,12 +41,16 @@ def submit(slurm, tiny_recipe, tmp_path):
         job.cluster.run("scancel", job.number)
 
 
-@matrix
-def test_a_job_on_two_nodes_trains_as_one_in_containers(submit, image, tmp_path_factory):
+@pytest.fixture(scope="module")
+def in_containers(image, tmp_path_factory):
+    """Variables of a job that runs in containers of the image. The nodes' own path leads to no accelerate."""
     program = image.command_in_jobs(tmp_path_factory.getbasetemp())
-    # The nodes' own path leads to no accelerate.
-    environment = {"ACTIVATE": "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "CONTAINER": str(program)}
-    job = submit(*ON_TWO_NODES, environment=environment)
+    return {"ACTIVATE": "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "CONTAINER": str(program)}
+
+
+@matrix
+def test_a_job_on_two_nodes_trains_as_one_in_containers(submit, in_containers):
+    job = submit(*ON_TWO_NODES, environment=in_containers)
     done = job.end()
     assert (done["NodeList"], done["Restarts"]) == ("node[1-2]", "0")
     for rank, node in enumerate(("node1", "node2")):
@@ -74,8 +78,8 @@ def hit_on_its_way(submit, undisturbed, capsys):
     to be started twice and to end well, with the losses of a run that nothing happened to. Returns the job, and the
     steps that it lost."""
 
-    def check(happen, seen_in_log, *options):
-        job = submit(*LONG, options=options)
+    def check(happen, seen_in_log, environment=None):
+        job = submit(*LONG, environment=environment)
         job.wait_for_step(HIT)
         hit = time.monotonic()
         happen(job)
@@ -98,11 +102,19 @@ def hit_on_its_way(submit, undisturbed, capsys):
     return check
 
 
+def signal(job):
+    """What `--signal` sends ahead of the time limit."""
+    job.cluster.run("scancel", "--batch", "--signal=USR1", job.number)
+
+
+@matrix
+def test_after_a_signal_the_job_goes_on_where_it_was_in_containers(hit_on_its_way, in_containers):
+    _, lost = hit_on_its_way(signal, "stopped by a signal: the job goes back into the queue", in_containers)
+    assert lost == 0
+
+
 @slow
 def test_after_a_signal_the_job_goes_on_where_it_was(hit_on_its_way):
-    def signal(job):
-        job.cluster.run("scancel", "--batch", "--signal=USR1", job.number)
-
     job, lost = hit_on_its_way(signal, "stopped by a signal: the job goes back into the queue")
     assert lost == 0
     assert re.search(r"stopped by a signal after step \d+;", job.node_log("node1"))
