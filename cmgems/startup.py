@@ -130,10 +130,14 @@ def _machines(processes: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 def _launcher() -> str:
     """The program that started this process, and the SLURM job that it is part of."""
-    if "ACCELERATE_MIXED_PRECISION" in os.environ:
-        launcher = "accelerate launch"
-    else:
-        launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
+    # Not by Accelerate's variables, which it sets in each process that uses it, however that was started.
+    try:
+        parent = psutil.Process().parent()
+        words = {Path(word).name for word in parent.cmdline()} if parent else set()
+    except psutil.Error:
+        words = set()
+    known = {"accelerate": "accelerate launch", "accelerate-launch": "accelerate launch", "torchrun": "torchrun"}
+    launcher = next((name for word, name in known.items() if word in words), "python")
     job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
     if job is None:
         return launcher
