@@ -440,6 +440,11 @@ def load_config(arguments: list[str], program: str = "pretrain.py") -> PretrainC
         raise UserError(f"{recipe.name}: " + describe_validation_error(error, PretrainConfig)) from None
 
 
+def hide_password(text: str) -> str:
+    """A tracking URI, or a message with one in it, as it may be shown."""
+    return re.sub(r"(://[^/@:\s]*):[^@\s]*@", r"\1:***@", text)
+
+
 def run_command(command: type[BaseSettings], arguments: list[str]) -> None:
     """Read the settings of a command from its arguments, and call its `cli_cmd`; `--a-name` is the same as `--a_name`.
 

@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from cmgems.config import hide_password
 from cmgems.errors import UserError
 
 JOURNAL = "tracking.jsonl"
@@ -31,8 +32,8 @@ LONGEST_PAUSE = 30.0
 
 
 def say(text: str) -> None:
-    """Print a line for the user, above a progress bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
+    """Print a line for the user, without passwords, above a progress bar if there is one."""
+    tqdm.write(hide_password(text), file=sys.stderr)
 
 
 def reason(error: Exception) -> str:
@@ -252,8 +253,8 @@ class Sender(threading.Thread):
             if not self._away and not self._stop_now.is_set():
                 goes_on = "waiting for it" if ending else "training goes on"
                 say(
-                    f"MLflow at {self._uri} does not answer: {goes_on}, metrics are kept in {self._journal.path} "
-                    f"({reason(error)})"
+                    f"MLflow at {self._uri} does not answer: {goes_on}, metrics are kept in "
+                    f"{self._journal.path} ({reason(error)})"
                 )
                 self._away, self._sent_late = True, 0
             return False

@@ -6,27 +6,23 @@ process; the second one, as soon as all have found each other, also compares wha
 
 import os
 import platform
-import shutil
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from itertools import groupby
 from pathlib import Path
 
 import psutil
-import requests
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from sqlalchemy import create_engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from cmgems import __version__
+from cmgems.config import hide_password
 from cmgems.errors import UserError
-from cmgems.journal import reason
+from cmgems.files import check_writable
+from cmgems.tracking import tracking_problem
 
 PACKAGES = ("torch", "deepspeed", "accelerate", "transformers", "datasets", "mlflow", "numpy")
-
-_SECONDS_TO_ANSWER = 10
 
 
 def check_surroundings(output: Path, tracking_uri: str, needs_tracking: bool) -> None:
@@ -37,15 +33,15 @@ def check_surroundings(output: Path, tracking_uri: str, needs_tracking: bool) ->
     if os.environ.get("RANK", "0") != "0":
         return
     installed = ", ".join(f"{name} {number}" for name, number in versions().items())
-    print(f"cmgems {__version__} ({installed})\noutput: {check_writable(output)}", flush=True)
-    problem = tracking_problem(tracking_uri)
+    print(f"cmgems {__version__} ({installed})\noutput: {check_writable('output', output)}", flush=True)
+    problem, shown = tracking_problem(tracking_uri), hide_password(tracking_uri)
     if problem and needs_tracking:
         raise UserError(
-            f"tracking.uri {tracking_uri}: {problem}. A new run has to be made there: start the server, name another "
+            f"tracking.uri {shown}: {problem}. A new run has to be made there: start the server, name another "
             "place, or log to a file with --tracking.uri sqlite:///mlflow.db and no server"
         )
     state = f"does not answer ({problem}); files keep what it is to be told" if problem else "can be reached"
-    print(f"tracking: {tracking_uri} {state}", flush=True)
+    print(f"tracking: {shown} {state}", flush=True)
 
 
 def versions() -> dict[str, str]:
@@ -56,35 +52,6 @@ def versions() -> dict[str, str]:
         nccl = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
         found |= {"CUDA": torch.version.cuda, "NCCL": ".".join(map(str, nccl))}
     return found
-
-
-def check_writable(folder: Path) -> str:
-    """Say where a folder is, or will be, and how much space there is. Raises UserError if it cannot be written to."""
-    # os.path, as pathlib raises where a folder above cannot be looked into.
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))  # noqa: PTH110
-    if not there.is_dir():
-        raise UserError(f"output {folder}: {there} is a file; name another folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"output {folder}: nothing can be written to {there}; name another folder with --output")
-    return f"{folder} can be written, {shutil.disk_usage(there).free / 1e9:,.0f} GB free"
-
-
-def tracking_problem(uri: str) -> str | None:
-    """Why a tracking store cannot be reached; None if it can, or if that is not to be known beforehand."""
-    try:
-        if uri.startswith("sqlite:///"):
-            folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
-            if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-                return f"there is no folder {folder} that can be written to"
-        elif uri.startswith(("http://", "https://")):
-            answer = requests.get(f"{uri.rstrip('/')}/health", timeout=_SECONDS_TO_ANSWER)
-            if answer.status_code >= 500:  # others may be from a server that wants a password
-                return f"HTTP status {answer.status_code}"
-        elif uri.startswith(("postgresql", "mysql")):
-            create_engine(uri, connect_args={"connect_timeout": _SECONDS_TO_ANSWER}).connect().close()
-    except (requests.RequestException, SQLAlchemyError, ImportError) as error:
-        return reason(error)
-    return None
 
 
 def report(state: PartialState, kind: str) -> str:

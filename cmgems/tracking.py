@@ -38,12 +38,16 @@ from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Para
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 from requests.exceptions import RequestException
+from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from cmgems.config import PretrainConfig, TrackingConfig, flatten
+from cmgems.config import PretrainConfig, TrackingConfig, flatten, hide_password
 from cmgems.curriculum.controller import Switch
 from cmgems.errors import Interrupted, UserError
+from cmgems.files import check_writable
 from cmgems.journal import JOURNAL, Journal, Message, Place, Sender, reason, say
 from cmgems.sequence.corpus import Corpus
 
@@ -60,6 +64,9 @@ _SECONDS_WHEN_STOPPED = 5
 
 # Seconds for a server to answer an upload: it may first put the file into a store of its own.
 _UPLOAD_TIMEOUT = 120
+
+# Seconds for a tracking store to answer when a run begins.
+_SECONDS_TO_ANSWER = 10
 
 # Messages that are looked at together.
 _MESSAGES_AT_ONCE = 200
@@ -231,12 +238,38 @@ def sync(folder: Path) -> str:
     except Exception as error:
         [first] = journal.unsent(1)
         raise UserError(
-            f"{folder}: MLflow at {first.place.uri} does not take {journal.count_unsent()} of {number} messages, which "
-            f"stay in {journal.path} ({reason(error)})"
+            hide_password(
+                f"{folder}: MLflow at {first.place.uri} does not take {journal.count_unsent()} of {number} messages, "
+                f"which stay in {journal.path} ({reason(error)})"
+            )
         ) from error
     finally:
         journal.close()
     return f"{folder}: {number} messages sent" if number else f"{folder}: nothing to send"
+
+
+def tracking_problem(uri: str) -> str | None:
+    """Why a tracking store cannot be reached; None if it can, or if that is not to be known beforehand."""
+    try:
+        if uri.startswith("sqlite:///"):
+            check_writable(
+                "tracking.uri", Path(uri.removeprefix("sqlite:///")).absolute().parent
+            )  # MLflow makes the folder
+        elif uri.startswith(("http://", "https://")):
+            # By MLflow's own client, which knows its variables for certificates and passwords.
+            answer = http_request(
+                *(get_default_host_creds(uri), "/health", "GET"),
+                max_retries=0,
+                timeout=_SECONDS_TO_ANSWER,
+                raise_on_status=False,
+            )
+            if answer.status_code >= 500:  # others may be from a server that wants a password
+                return f"HTTP status {answer.status_code}"
+        elif uri.startswith(("postgresql", "mysql", "mssql")):
+            create_engine(uri).connect().close()
+    except (MlflowException, OSError, SQLAlchemyError, ImportError, ValueError, UserError) as error:
+        return hide_password(reason(error))
+    return None
 
 
 def place_of_run(settings: TrackingConfig, run_id: str) -> Place:
@@ -273,7 +306,7 @@ def _user_error(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError, SQLAlchemyError, ImportError) as error:
-        raise UserError(f"tracking.uri {uri}: {error}") from error
+        raise UserError(hide_password(f"tracking.uri {uri}: {error}")) from error
 
 
 def _artifact_location(uri: str) -> str | None:

@@ -7,7 +7,9 @@ import pytest
 from accelerate import PartialState
 
 from cmgems.errors import UserError
-from cmgems.startup import check_surroundings, check_versions, check_writable, report, tracking_problem, versions
+from cmgems.files import check_writable
+from cmgems.startup import check_surroundings, check_versions, report, versions
+from cmgems.tracking import tracking_problem
 
 CLOSED = "http://127.0.0.1:1"
 """Nothing listens there."""
@@ -39,20 +41,20 @@ def server():
 
 def test_a_folder_that_is_there_or_can_be_made_is_writable(tmp_path):
     for folder in (tmp_path, tmp_path / "runs/new/1"):
-        assert check_writable(folder).startswith(f"{folder} can be written, ")
+        assert check_writable("output", folder).startswith(f"{folder} can be written, ")
     assert not (tmp_path / "runs").exists()
 
 
 def test_an_output_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=f"{tmp_path}/file is a file; name another folder"):
-        check_writable(tmp_path / "file/runs/1")
+        check_writable("output", tmp_path / "file/runs/1")
 
 
 def _as_nobody(folder, connection):
     os.setuid(65534)
     try:
-        connection.send(check_writable(folder))
+        connection.send(check_writable("output", folder))
     except UserError as error:
         connection.send(str(error))
 
@@ -70,10 +72,12 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path, mode):
     assert "nothing can be written to" in here.recv()
 
 
-def test_a_database_needs_a_folder(tmp_path):
-    assert tracking_problem(f"sqlite:///{tmp_path}/mlflow.db") is None
-    assert f"no folder {tmp_path}/away" in tracking_problem(f"sqlite:///{tmp_path}/away/mlflow.db")
-    assert not (tmp_path / "mlflow.db").exists()
+def test_a_database_needs_a_folder_that_can_be_made(tmp_path):
+    for folder in (tmp_path, tmp_path / "new/folder"):
+        assert tracking_problem(f"sqlite:///{folder}/mlflow.db") is None
+    (tmp_path / "file").touch()
+    assert f"{tmp_path}/file is a file" in tracking_problem(f"sqlite:///{tmp_path}/file/mlflow.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_server_that_answers_can_be_reached_also_if_it_wants_a_password(server):
@@ -86,8 +90,16 @@ def test_a_server_that_is_away_or_broken_cannot_be_reached(server):
     assert tracking_problem(server(502)) == "HTTP status 502"
 
 
-def test_a_database_server_that_is_away_or_without_a_driver_cannot_be_reached():
-    assert tracking_problem("postgresql://nobody:nothing@127.0.0.1:1/mlflow")
+@pytest.mark.parametrize(
+    ("uri", "problem"),
+    [
+        ("postgresql+psycopg2://nobody:nothing@127.0.0.1:1/mlflow", "Connection refused"),
+        ("postgresql+pg8000://nobody@127.0.0.1:1/mlflow", "No module named 'pg8000'"),
+        ("postgresql://nobody@host:port/mlflow", "'port'"),
+    ],
+)
+def test_a_database_server_that_is_away_without_a_driver_or_misspelt_cannot_be_reached(uri, problem):
+    assert problem in tracking_problem(uri)
 
 
 def test_a_new_run_needs_its_tracking_server_and_one_that_goes_on_does_not(tmp_path, capsys):
@@ -100,6 +112,16 @@ def test_a_new_run_needs_its_tracking_server_and_one_that_goes_on_does_not(tmp_p
     assert "torch " in software
     assert output.startswith(f"output: {tmp_path}/run can be written, ")
     assert tracking.startswith(f"tracking: {CLOSED} does not answer")
+
+
+def test_passwords_are_not_shown(tmp_path, capsys):
+    uri = CLOSED.replace("//", "//me:secret@")
+    check_surroundings(tmp_path / "run", uri, needs_tracking=False)
+    with pytest.raises(UserError) as error:
+        check_surroundings(tmp_path / "run", uri, needs_tracking=True)
+    shown = capsys.readouterr().out + str(error.value)
+    assert "//me:***@127.0.0.1" in shown
+    assert "secret" not in shown
 
 
 def test_other_processes_than_the_first_leave_it_to_that_one(tmp_path, capsys, monkeypatch):

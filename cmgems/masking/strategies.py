@@ -128,6 +128,8 @@ def _ranking_keys(scores: Tensor) -> Tensor:
     The upper bits hold the score's own bits, in such a way that their order is that of the numbers; the lower ones the
     column, counted from the right.
     """
+    if scores.shape[1] > _COLUMN:
+        raise ValueError(f"{scores.shape[1]} tokens in a row; {_COLUMN} at most can be ranked")
     bits = (scores + 0.0).view(torch.int32)  # with -0 as 0
     order = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return (order.long() << _COLUMN_BITS) + (_COLUMN - torch.arange(scores.shape[1], device=scores.device))

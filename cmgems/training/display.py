@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cmgems.config import PretrainConfig
+from cmgems.config import PretrainConfig, hide_password
 from cmgems.curriculum.controller import Controller
 
 SECONDS_BETWEEN_LINES = 20
@@ -43,7 +43,7 @@ def summarise(
 
 def _how_to_look(config: PretrainConfig) -> str:
     """Where the run can be seen: the server's address, or the command that starts the UI on a database."""
-    uri = config.tracking.uri
+    uri = hide_password(config.tracking.uri)
     if uri.startswith("http"):
         return f"at {uri}"
     program = Path(sys.executable).with_name("mlflow")
