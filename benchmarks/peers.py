@@ -7,6 +7,7 @@ P2: GeneMask's selection as a loop over sequences and centres that looks up each
 L: a bare loop over batches that are already masked and in memory.
 """
 
+import tempfile
 import time
 from itertools import pairwise
 
@@ -85,7 +86,7 @@ def train_by_trainer(
     trainer = _InOrder(
         model=BertForMaskedLM(bert),
         args=TrainingArguments(
-            output_dir="unused",
+            output_dir=tempfile.mkdtemp(),  # nothing is written there
             use_cpu=not torch.cuda.is_available(),
             per_device_train_batch_size=micro_batch,
             gradient_accumulation_steps=-(-global_batch // micro_batch),

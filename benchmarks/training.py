@@ -6,6 +6,7 @@ WORK is a folder for corpora. Prints the useful (not padded) tokens a second as 
 """
 
 import json
+import shutil
 import sys
 import time
 from itertools import pairwise
@@ -45,7 +46,8 @@ def write_genome(path: Path, bases: int, chromosomes: int = 4) -> Path:
     """FASTA of random nucleotides, lines of 60."""
     random = np.random.default_rng(0)
     letters = np.frombuffer(b"ACGT", np.uint8)
-    with path.open("wb") as file:
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
         for number in range(chromosomes):
             file.write(f">chr{number}\n".encode())
             left = bases // chromosomes
@@ -55,7 +57,7 @@ def write_genome(path: Path, bases: int, chromosomes: int = 4) -> Path:
                 text[:, :60] = letters[random.integers(0, 4, (lines, 60), np.uint8)]
                 file.write(text.tobytes())
                 left -= 6_000_000
-    return path
+    return partial.rename(path)
 
 
 def recipe(model: str, path: Path, bf16: bool, *overrides: str) -> PretrainConfig:
@@ -99,6 +101,7 @@ def ours(config: PretrainConfig, work: Path) -> list[float]:
     uri = f"sqlite:///{work}/mlflow.db"
     pretrain(config.model_copy(update={"output": output, "tracking": config.tracking.model_copy(update={"uri": uri})}))
     lines = [json.loads(line) for line in (output / JOURNAL).read_text().splitlines()]
+    shutil.rmtree(output)
     times = [line["time"] / 1000 for line in lines if "train/loss" in line.get("metrics", {})]
     return [later - earlier for earlier, later in pairwise(times)]
 

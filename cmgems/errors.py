@@ -8,6 +8,7 @@ from pathlib import Path
 
 USER_ERROR_EXIT_CODE = 2
 LOST_PROCESS_EXIT_CODE = 1
+UNAVAILABLE_EXIT_CODE = 69  # EX_UNAVAILABLE of sysexits.h
 INCOMPLETE_EXIT_CODE = 1  # some parts of what was asked for failed, and the others are done
 INTERRUPTED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
@@ -15,10 +16,18 @@ INTERRUPTED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 class UserError(Exception):
     """Wrong input or setting. The message names the setting, file or row, and says what to do."""
 
+    exit_code = USER_ERROR_EXIT_CODE
+
     def __init__(self, message: str, every_process: bool = False) -> None:
         """`every_process`: each process that raises it prints it; otherwise one of a machine speaks for all."""
         super().__init__(message)
         self.every_process = every_process
+
+
+class UnavailableError(UserError):
+    """A server that is needed does not answer: nothing is wrong with the settings, maybe, and later it may go."""
+
+    exit_code = UNAVAILABLE_EXIT_CODE
 
 
 class Interrupted(Exception):  # noqa: N818  # not an error: the run was asked to stop
@@ -27,7 +36,7 @@ class Interrupted(Exception):  # noqa: N818  # not an error: the run was asked t
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turn a UserError into one message on standard error and exit code 2, Interrupted into one and exit code 75.
+    """Turn a UserError into one message on standard error and its exit code, mostly 2; Interrupted into one and 75.
 
     A process that lost another one, which ended or went silent, says so, and has exit code 1.
     """
@@ -35,8 +44,8 @@ def exit_on_user_error() -> Iterator[None]:
         yield
     except UserError as error:
         _say(f"error: {error}", error.every_process)
-        note_exit_code(USER_ERROR_EXIT_CODE)
-        sys.exit(USER_ERROR_EXIT_CODE)
+        note_exit_code(error.exit_code)
+        sys.exit(error.exit_code)
     except Interrupted as interruption:
         _say(str(interruption))
         note_exit_code(INTERRUPTED_EXIT_CODE)

@@ -22,7 +22,7 @@ def pretrain(config: PretrainConfig) -> None:
 
     run_folder.check_run_folder(config)
     output = config.output or run_folder.RUNS / config.name
-    startup.check_surroundings(output, config.tracking.uri, needs_tracking=config.resume == "never")
+    startup.check_surroundings(output, config.tracking.uri, needs_tracking=run_folder.begins_anew(config))
     corpus = setup.open_corpus(config.corpus)
     table = setup.open_npmi(config.npmi, corpus)
     setup.check_model_fits(config.model, corpus)

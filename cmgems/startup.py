@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 
 from cmgems import __version__
 from cmgems.config import hide_password
-from cmgems.errors import UserError
+from cmgems.errors import UnavailableError, UserError
 from cmgems.files import check_writable
 from cmgems.tracking import tracking_problem
 
@@ -28,7 +28,8 @@ PACKAGES = ("torch", "deepspeed", "accelerate", "transformers", "datasets", "mlf
 def check_surroundings(output: Path, tracking_uri: str, needs_tracking: bool) -> None:
     """Print versions, where the output goes, and whether the tracking server answers; on the first process only.
 
-    Raises UserError if nothing can be written to the folder `output`, or if MLflow is needed and does not answer.
+    Raises UserError if nothing can be written to the folder `output`, UnavailableError if MLflow is needed and does not
+    answer.
     """
     if os.environ.get("RANK", "0") != "0":
         return
@@ -36,7 +37,7 @@ def check_surroundings(output: Path, tracking_uri: str, needs_tracking: bool) ->
     print(f"cmgems {__version__} ({installed})\noutput: {check_writable('output', output)}", flush=True)
     problem, shown = tracking_problem(tracking_uri), hide_password(tracking_uri)
     if problem and needs_tracking:
-        raise UserError(
+        raise UnavailableError(
             f"tracking.uri {shown}: {problem}. A new run has to be made there: start the server, name another "
             "place, or log to a file with --tracking.uri sqlite:///mlflow.db and no server"
         )

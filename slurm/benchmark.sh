@@ -25,18 +25,24 @@ RUN=${RUN:-$(dirname "$(dirname "${1:-}")")}
 eval "$ACTIVATE"
 set -uo pipefail
 [ $# -ge 1 ] || { sed -n '4s/^# //p' "$0" >&2; exit 2; }
+if [ "$SLURM_ARRAY_TASK_MIN" != 1 ] || [ "$SLURM_ARRAY_TASK_COUNT" != "$SLURM_ARRAY_TASK_MAX" ]; then
+    echo "an array of other numbers than 1 to N leaves tasks out: sbatch --array=1-N; what is done is not done again" >&2
+    exit 2
+fi
 model=$1
 shift
-export PYTHONUNBUFFERED=1 SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+export PYTHONUNBUFFERED=1 SLURM_EXPORT_ENV=ALL SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
 # The first of the array submits the report, which waits for all of them, whether they succeed or not. There is no srun in
 # it: that would go by the resources of this job, which stand in the environment.
 if [ "$SLURM_ARRAY_TASK_ID" = "$SLURM_ARRAY_TASK_MIN" ] && [ "${SLURM_RESTART_COUNT:-0}" = 0 ]; then
     # shellcheck disable=SC2086
     sbatch --dependency="afterany:$SLURM_ARRAY_JOB_ID" --job-name=cmgems-report $REPORT_OPTIONS \
-        --output="slurm-${SLURM_ARRAY_JOB_ID}_report.log" \
-        --wrap "$ACTIVATE
-$CONTAINER cmgems report $(printf %q "$RUN")"
+        --output="slurm-${SLURM_ARRAY_JOB_ID}_report.log" << REPORT
+#!/usr/bin/env bash
+$ACTIVATE
+$CONTAINER cmgems report $(printf %q "$RUN")
+REPORT
 fi
 # shellcheck disable=SC2086  # a container's command is several words
 exec srun --ntasks=1 $CONTAINER cmgems benchmark --model "$model" --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_MAX" "$@"

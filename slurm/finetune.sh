@@ -18,10 +18,10 @@ PROCESSES=${PROCESSES:-${SLURM_GPUS_ON_NODE:-1}}
 
 eval "$ACTIVATE"
 set -uo pipefail
-launch=(accelerate launch)
-if [ "$PROCESSES" -gt 1 ]; then
-    launch+=(--config_file deepspeed_configs/ddp.yaml --num_processes "$PROCESSES" --main_process_port 0)
-fi
-export PYTHONUNBUFFERED=1 SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+launch=(
+    accelerate launch
+    --config_file deepspeed_configs/ddp.yaml --num_processes "$PROCESSES" --main_process_port 0
+)
+export PYTHONUNBUFFERED=1 SLURM_EXPORT_ENV=ALL SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 # shellcheck disable=SC2086  # a container's command is several words
 exec srun --ntasks=1 --kill-on-bad-exit=1 $CONTAINER "${launch[@]}" cmgems/finetune.py "$@"

@@ -34,6 +34,9 @@ set -uo pipefail
 recipe=$1 config=$2
 shift 2
 
+# In an array of jobs, such as one job a seed, a bare number would mean all of them.
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${job:-$SLURM_JOB_ID}
 restart=${SLURM_RESTART_COUNT:-0}
 logs=$OUTPUT/logs/$SLURM_JOB_ID
 codes=$logs/exit-codes-$restart  # each training process notes its exit code there, which launchers do not pass on
@@ -69,7 +72,8 @@ training=(
     --launch.processes $((SLURM_NNODES * PROCESSES)) "$@"
 )
 say "on $SLURM_JOB_NODELIST, $PROCESSES process(es) a node, from ${start:-the beginning}; logs in $logs"
-export ACTIVATE CONTAINER SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+# SLURM_EXPORT_ENV: also in a job that was submitted with --export=NONE, the tasks get what stands here.
+export ACTIVATE CONTAINER SLURM_EXPORT_ENV=ALL SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 # shellcheck disable=SC2016
 srun --ntasks-per-node=1 --kill-on-bad-exit=1 --output="$logs/restart-$restart-%N.log" bash -c '
     eval "$ACTIVATE"
@@ -83,7 +87,8 @@ signalled=
 stop_training() {
     signalled=$1
     say "$1: asking the training to save a checkpoint and stop"
-    scancel --signal=TERM "$SLURM_JOB_ID.0" 2>/dev/null  # it may have ended
+    # Again until it is there: it may be about to begin.
+    ( until scancel --signal=TERM "$job.0" 2>/dev/null || ! kill -0 "$srun" 2>/dev/null; do sleep 2; done ) &
 }
 trap 'stop_training "signal ahead of the time limit or a pre-emption"' USR1
 trap 'stop_training "SIGTERM"' TERM
@@ -100,7 +105,7 @@ kill "$watcher" 2>/dev/null
 
 # ---- What now? Whatever is neither the end nor a mistake is worth another start.
 end=$(newest_checkpoint)
-state=$(scontrol show job "$SLURM_JOB_ID" --oneliner | grep -o 'JobState=[A-Z_]*')
+state=$(scontrol show job "$job" --oneliner | grep -o 'JobState=[A-Z_]*')
 if grep -qsx 0 "$codes/rank-0"; then
     say "done: the training has reached its last step"
     exit 0
@@ -129,5 +134,5 @@ if [ "$restart" -ge "$MAX_RESTARTS" ]; then
 fi
 say "$reason: the job goes back into the queue, to go on from ${end:-the beginning}"
 if [ "$state" = JobState=RUNNING ]; then  # otherwise SLURM has put it there itself
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "$job"
 fi

@@ -328,8 +328,11 @@ def test_a_micro_batch_is_as_wide_as_its_longest_window(processes, micro_batch):
         assert widths(WINDOWS, batch, rank, 512) == pytest.approx(drawn[first].tolist(), abs=16)
 
 
-def test_an_empty_micro_batch_is_as_narrow_as_can_be():
-    assert widths(WINDOWS, BatchPlan(4, 3, 2), 2, 512) == [8]
+def test_gpus_without_windows_change_neither_the_width_nor_the_time():
+    assert widths(WINDOWS, BatchPlan(4, 3, 2), 2, 512) == [0]
+    enough, more = (plan("logo-cm-gems-15", gpus=gpus) for gpus in (250, 300))
+    assert enough.mean_width == more.mean_width > 384
+    assert enough.seconds_a_step == more.seconds_a_step
 
 
 def stage(*masking):

@@ -47,7 +47,7 @@ def test_a_folder_that_is_there_or_can_be_made_is_writable(tmp_path):
 
 def test_an_output_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=f"{tmp_path}/file is a file; name another folder"):
+    with pytest.raises(UserError, match=f"{tmp_path}/file is no folder; name another folder"):
         check_writable("output", tmp_path / "file/runs/1")
 
 
@@ -76,7 +76,7 @@ def test_a_database_needs_a_folder_that_can_be_made(tmp_path):
     for folder in (tmp_path, tmp_path / "new/folder"):
         assert tracking_problem(f"sqlite:///{folder}/mlflow.db") is None
     (tmp_path / "file").touch()
-    assert f"{tmp_path}/file is a file" in tracking_problem(f"sqlite:///{tmp_path}/file/mlflow.db")
+    assert f"{tmp_path}/file is no folder" in tracking_problem(f"sqlite:///{tmp_path}/file/mlflow.db")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -140,7 +140,7 @@ def make_plan(config: PretrainConfig, gpu: str, gpus: int, nodes: int = 1, utili
     repeated = 4 / 3 if config.model.activation_checkpointing else 1
     executed = encoder * repeated + head
     # All wait for the first rank, which has the longest windows.
-    seconds = (job.encoder_flops(0) * repeated + head / gpus) / (peak * utilisation)
+    seconds = (job.encoder_flops(0) * repeated + head * job.share(0)) / (peak * utilisation)
     return Plan(
         recipe=config.name,
         gpu=name,
@@ -190,11 +190,15 @@ class _Job:
         """Widths of a rank's micro-batches."""
         return widths(self.windows, self.batch, rank, self.config.model.max_positions)
 
+    def share(self, rank: int) -> float:
+        """Share of the global batch's windows that a rank has."""
+        slots = [self.batch.slots(micro_step, rank) for micro_step in range(self.batch.accumulation)]
+        return sum(int((some >= 0).sum()) for some in slots) / self.batch.global_batch
+
     def mean_width(self) -> float:
-        """Mean width over all micro-batches."""
-        return (
-            sum(sum(self.widths(rank)) for rank in range(self.place.gpus)) / self.place.gpus / self.batch.accumulation
-        )
+        """Mean width over all micro-batches that have windows."""
+        found = [width for rank in range(self.place.gpus) for width in self.widths(rank) if width]
+        return sum(found) / len(found)
 
     def encoder_flops(self, rank: int) -> float:
         """Model operations of the encoder in an optimizer step on one GPU, for rows that fill gaps, too."""

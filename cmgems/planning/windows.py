@@ -71,14 +71,14 @@ def widths(windows: Windows, batch: BatchPlan, rank: int, max_positions: int) ->
     """Typical width of each micro-batch of a rank in an optimizer step, padding included: that of its longest window.
 
     The windows of a global batch stand from the longest to the shortest; the one in slot i of n is taken to be as long
-    as a share of (i + 1/2) / n of all windows exceeds.
+    as a share of (i + 1/2) / n of all windows exceeds. 0 for a micro-batch without windows.
     """
     found = []
     for micro_step in range(batch.accumulation):
         slot = int(batch.slots(micro_step, rank)[0])
         exceeded = ((slot + 0.5) / batch.global_batch - windows.full_share) / max(1 - windows.full_share, 1e-9)
         length = windows.full - max(0.0, exceeded) * (windows.full - windows.shortest)
-        found.append(_padded(round(length) if slot >= 0 else 0, max_positions))
+        found.append(_padded(round(length), max_positions) if slot >= 0 else 0)
     return found
 
 

@@ -97,7 +97,7 @@ def prepare_corpus(config: PrepareConfig, output: Path, progress: bool = True) -
     """Cut genomes into windows and write them as a corpus.
 
     The inputs are read twice: once for the lengths of the chromosomes, once to cut them. Memory does not grow with the
-    genome, but for 8 bytes a window, by which exact duplicates are found.
+    genome, but for 8 bytes a window, by which exact duplicates are found (twice that for a moment).
 
     Parameters
     ----------
@@ -263,7 +263,8 @@ class _SeenSequences:
     def _keep(self, digests: npt.NDArray[np.uint64]) -> None:
         """Keep new digests, which are sorted: each of them is moved into a longer array a few times only."""
         while self._sorted and len(self._sorted[-1]) <= 2 * len(digests):
-            digests = np.sort(np.concatenate([self._sorted.pop(), digests]), kind="stable")
+            digests = np.concatenate([self._sorted.pop(), digests])
+            digests.sort(kind="stable")
         if len(digests):
             self._sorted.append(digests)
 

@@ -61,8 +61,7 @@ def encode(sequence: str | bytes, k: int) -> npt.NDArray[np.int64]:
     >>> encode("ATCGN", k=3).tolist()
     [11, 32, 1]
     """
-    if not 2 <= k <= _LARGEST_K:
-        raise ValueError(f"k is {k}; it must be in 2..{_LARGEST_K}")
+    _check_k(k)
     text = sequence.encode("ascii", "replace") if isinstance(sequence, str) else sequence
     count = max(len(text) - k + 1, 0)
     digits = _DIGITS[np.frombuffer(text, dtype=np.uint8)]
@@ -70,6 +69,11 @@ def encode(sequence: str | bytes, k: int) -> npt.NDArray[np.int64]:
     for offset in range(k if count else 0):
         numbers = numbers * 4 + digits[offset : offset + count]
     return np.where(numbers < 4**k, numbers + len(SPECIAL_TOKENS), UNK).astype(np.int64)
+
+
+def _check_k(k: int) -> None:
+    if not 2 <= k <= _LARGEST_K:
+        raise ValueError(f"k is {k}; it must be in 2..{_LARGEST_K}")
 
 
 def encode_batch(
@@ -129,6 +133,7 @@ def count_kmers(sequences: Iterable[str], k: int) -> npt.NDArray[np.int64]:
     int64 array [4**k]
         In the order of the ids: entry i counts the k-mer with id i + 5.
     """
+    _check_k(k)
     words = np.zeros(4 ** (k + 3) + 1, dtype=np.int64)
     counts = np.zeros(4**k, dtype=np.int64)
     for text in _count_batches(sequences):

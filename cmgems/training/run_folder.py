@@ -119,8 +119,7 @@ def _checkpoint_to_resume(config: PretrainConfig) -> Path | None:
         if problem := damage(named):
             raise UserError(f"resume {named}: the checkpoint is damaged: {problem}")
         return named
-    folder = config.output or max(_numbered_folders(config.name), key=_number, default=None)
-    found = checkpoints(folder / "checkpoints") if folder else []
+    folder, found = _newest_run(config)
     for checkpoint in reversed(found):
         problem = damage(checkpoint)
         if problem is None:
@@ -129,6 +128,17 @@ def _checkpoint_to_resume(config: PretrainConfig) -> Path | None:
     if found:
         raise UserError(f"resume auto: no checkpoint of {folder} is sound; start a new run with --resume never")
     return None
+
+
+def begins_anew(config: PretrainConfig) -> bool:
+    """Whether there is no checkpoint to go on from; reads only."""
+    return config.resume == "never" or (config.resume == "auto" and not _newest_run(config)[1])
+
+
+def _newest_run(config: PretrainConfig) -> tuple[Path | None, list[Path]]:
+    """Folder of the run that `resume: auto` goes on with, and its checkpoints, oldest first."""
+    folder = config.output or max(_numbered_folders(config.name), key=_number, default=None)
+    return folder, checkpoints(folder / "checkpoints") if folder else []
 
 
 def _run_of(checkpoint: Path) -> Path:
