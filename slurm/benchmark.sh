@@ -35,9 +35,10 @@ export PYTHONUNBUFFERED=1 SLURM_EXPORT_ENV=ALL SRUN_CPUS_PER_TASK=${SLURM_CPUS_P
 
 # The first of the array submits the report, which waits for all of them, whether they succeed or not. There is no srun in
 # it: that would go by the resources of this job, which stand in the environment.
-if [ "$SLURM_ARRAY_TASK_ID" = "$SLURM_ARRAY_TASK_MIN" ] && [ "${SLURM_RESTART_COUNT:-0}" = 0 ]; then
+report=cmgems-report-$SLURM_ARRAY_JOB_ID
+if [ "$SLURM_ARRAY_TASK_ID" = 1 ] && [ -z "$(squeue --noheader --name="$report")" ]; then
     # shellcheck disable=SC2086
-    sbatch --dependency="afterany:$SLURM_ARRAY_JOB_ID" --job-name=cmgems-report $REPORT_OPTIONS \
+    sbatch --dependency="afterany:$SLURM_ARRAY_JOB_ID" --job-name="$report" $REPORT_OPTIONS \
         --output="slurm-${SLURM_ARRAY_JOB_ID}_report.log" << REPORT
 #!/usr/bin/env bash
 $ACTIVATE

@@ -21,7 +21,7 @@ OUTPUT=${OUTPUT:-runs/slurm-$SLURM_JOB_ID}
 ACTIVATE=${ACTIVATE-source .venv/bin/activate}
 # What the launcher runs in, such as: apptainer exec --nv --bind /scratch cmgems.sif
 CONTAINER=${CONTAINER-}
-# Training processes a node.
+# Training processes a node, the same number on each (--gpus-per-node, not --gpus).
 PROCESSES=${PROCESSES:-${SLURM_GPUS_ON_NODE:-1}}
 # How often the job may be started again, by SLURM or by this script.
 MAX_RESTARTS=${MAX_RESTARTS:-50}
@@ -61,6 +61,7 @@ start=$(newest_checkpoint)
 # ---- One launcher a node. What follows "bash -c" is expanded by each task, on its node.
 [ "$SLURM_NNODES" -gt 1 ] && several=_multinode || several=
 [ -f "$config" ] || config=deepspeed_configs/$config$several.yaml
+[ -f "$config" ] || [ -n "$CONTAINER" ] || { say "CONFIG: there is no file $config"; exit 2; }
 address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 launch=(
     accelerate launch --config_file "$config"
@@ -75,7 +76,7 @@ say "on $SLURM_JOB_NODELIST, $PROCESSES process(es) a node, from ${start:-the be
 # SLURM_EXPORT_ENV: also in a job that was submitted with --export=NONE, the tasks get what stands here.
 export ACTIVATE CONTAINER SLURM_EXPORT_ENV=ALL SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 # shellcheck disable=SC2016
-srun --ntasks-per-node=1 --kill-on-bad-exit=1 --output="$logs/restart-$restart-%N.log" bash -c '
+srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=1 --output="$logs/restart-$restart-%N.log" bash -c '
     eval "$ACTIVATE"
     split=$1
     exec $CONTAINER "${@:2:split}" --machine_rank "$SLURM_NODEID" "${@:2+split}"
@@ -133,6 +134,6 @@ if [ "$restart" -ge "$MAX_RESTARTS" ]; then
     exit 1
 fi
 say "$reason: the job goes back into the queue, to go on from ${end:-the beginning}"
-if [ "$state" = JobState=RUNNING ]; then  # otherwise SLURM has put it there itself
-    scontrol requeue "$job"
-fi
+case $state in  # in any other, SLURM has put it there itself
+    JobState=RUNNING | '') scontrol requeue "$job" || { say "SLURM refuses: submit with OUTPUT=$OUTPUT to go on"; exit 1; } ;;
+esac

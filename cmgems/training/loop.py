@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from cmgems.config import PretrainConfig
 from cmgems.curriculum.controller import Controller
-from cmgems.errors import Interrupted, UserError
+from cmgems.errors import LOST_PROCESS_EXIT_CODE, Interrupted, UserError
 from cmgems.masking.masker import MaskedBatch, Masker
 from cmgems.tracking import Tracker
 from cmgems.training.checkpoint import CheckpointWriter, RunState, export_model, step_folder
@@ -34,6 +34,8 @@ class NonFiniteLossError(UserError):
 
 class DisagreementError(UserError):
     """The processes are not in the same stage of the curriculum: memory or network are at fault, or this program."""
+
+    exit_code = LOST_PROCESS_EXIT_CODE
 
 
 @dataclass

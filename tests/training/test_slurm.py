@@ -78,8 +78,8 @@ def hit_on_its_way(submit, undisturbed, capsys):
     to be started twice and to end well, with the losses of a run that nothing happened to. Returns the job, and the
     steps that it lost."""
 
-    def check(happen, seen_in_log, environment=None):
-        job = submit(*LONG, environment=environment)
+    def check(happen, seen_in_log, environment=None, options=()):
+        job = submit(*LONG, environment=environment, options=options)
         job.wait_for_step(HIT)
         hit = time.monotonic()
         happen(job)
@@ -118,6 +118,12 @@ def test_after_a_signal_the_job_goes_on_where_it_was(hit_on_its_way):
     job, lost = hit_on_its_way(signal, "stopped by a signal: the job goes back into the queue")
     assert lost == 0
     assert re.search(r"stopped by a signal after step \d+;", job.node_log("node1"))
+
+
+@matrix
+def test_after_a_signal_a_job_of_an_array_goes_on_where_it_was(hit_on_its_way):
+    _, lost = hit_on_its_way(signal, "stopped by a signal: the job goes back into the queue", options=["--array=7"])
+    assert lost == 0
 
 
 @matrix
