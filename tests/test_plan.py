@@ -230,7 +230,7 @@ def test_activations_are_what_torch_allocates(config, k, arithmetic, checkpointi
         assert found.kept + copies == pytest.approx(kept, rel=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["all kept", "checkpointing"])
 @pytest.mark.parametrize("recipe", ["logo-span-15", "dnabert-span-15"])
 def test_activations_of_the_published_models_are_what_torch_allocates(recipe, checkpointing):
