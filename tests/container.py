@@ -27,7 +27,6 @@ runroot = "{folder}/storage-run"
 INSIDE = """#!/usr/bin/env bash
 export CONTAINERS_STORAGE_CONF={storage} BUILDAH_ISOLATION=chroot
 mapfile -d '' environment < <(env -0 | grep -zE '^(SLURM|CMGEMS|MLFLOW|OMP|GLOO|TORCH|PYTHONUNBUFFERED)[A-Z_]*=')
-trap '' TERM  # buildah, which SLURM's signals reach too, would end by it; the processes inside catch it themselves
 exec buildah run --user "$(id -u):$(id -g)" --hostname "$(hostname)" -v /etc/hosts:/etc/hosts:ro -v {folder}:{folder} \\
     "{name}-$(hostname)" -- env "${{environment[@]}}" "$@"
 """

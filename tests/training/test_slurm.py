@@ -78,8 +78,8 @@ def hit_on_its_way(submit, undisturbed, capsys):
     to be started twice and to end well, with the losses of a run that nothing happened to. Returns the job, and the
     steps that it lost."""
 
-    def check(happen, seen_in_log, environment=None, options=()):
-        job = submit(*LONG, environment=environment, options=options)
+    def check(happen, seen_in_log, options=()):
+        job = submit(*LONG, options=options)
         job.wait_for_step(HIT)
         hit = time.monotonic()
         happen(job)
@@ -105,12 +105,6 @@ def hit_on_its_way(submit, undisturbed, capsys):
 def signal(job):
     """What `--signal` sends ahead of the time limit."""
     job.cluster.run("scancel", "--batch", "--signal=USR1", job.number)
-
-
-@matrix
-def test_after_a_signal_the_job_goes_on_where_it_was_in_containers(hit_on_its_way, in_containers):
-    _, lost = hit_on_its_way(signal, "stopped by a signal: the job goes back into the queue", in_containers)
-    assert lost == 0
 
 
 @slow
