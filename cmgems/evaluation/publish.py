@@ -95,7 +95,8 @@ class Publisher:
                 publish_result(place, result, self._parent)
                 self._left.pop(0)
             if means:
-                publish_means(self.suite, read_results(self.folder, self.suite.name), self._parent)
+                with _one_at_a_time(self.folder):  # shards that end together see each other's points
+                    publish_means(self.suite, read_results(self.folder, self.suite.name), self._parent)
         except TRACKING_ERRORS as error:
             self._problem = reason(error)
 
@@ -109,14 +110,20 @@ def find_parent(run: Path, uri: str | None, experiment: str, name: str) -> Place
     tracking = TrackingConfig(uri=uri or TrackingConfig().uri, experiment=experiment)
     wanted = place_of_run(tracking, "").uri if uri else None
     record = run / DOWNSTREAM / RECORD
-    record.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(record.with_name(f".{RECORD}.lock")):
+    with _one_at_a_time(run):
         for known in _known_parents(run):
             if wanted in (None, known.uri):
                 return known
         made = place_of_run(tracking, create_run(tracking, name))
         _write_json(record, asdict(made))
         return made
+
+
+def _one_at_a_time(run: Path) -> FileLock:
+    """Lock of what the shards of a suite do to the run that their results belong to."""
+    folder = run / DOWNSTREAM
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f".{RECORD}.lock")
 
 
 def tracking_uri(run: Path, uri: str | None) -> str:

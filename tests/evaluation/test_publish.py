@@ -1,15 +1,25 @@
 """Scores in MLflow, in a real database."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 
 from cmgems.config import TrackingConfig
-from cmgems.evaluation.publish import find_parent, publish_means, publish_report, publish_result, suite_metrics
+from cmgems.evaluation.publish import (
+    Publisher,
+    find_parent,
+    publish_means,
+    publish_report,
+    publish_result,
+    suite_metrics,
+)
 from cmgems.evaluation.results import result_files, result_folder, write_result
 from cmgems.evaluation.scores import Predictions
+from cmgems.evaluation.settings import ScoringConfig
 from cmgems.evaluation.tasks import Suite
 from cmgems.journal import Journal, Place
 
@@ -136,6 +146,21 @@ def test_means_stand_on_the_parent_once_until_they_change(client, parent, suite,
     publish_means(suite, [*results, make_result(0.9, seed=44)], parent)
     assert [p.value for p in client.get_metric_history(parent.run, "toy/mcc/one")] == pytest.approx([0.6, 0.7])
     assert client.get_run(parent.run).data.tags["downstream.toy"] == "1 of 3 tasks"
+
+
+def test_shards_that_end_together_send_the_means_once(client, parent, suite, write_one, make_result, tmp_path):
+    write_one(make_result(0.5))
+    config = ScoringConfig(model="toy", data="toy", tracking_uri=parent.uri)
+    together = Barrier(4)
+
+    def finish(_):
+        publisher = Publisher(config, suite, tmp_path, parent)
+        together.wait()
+        publisher.finish()
+
+    with ThreadPoolExecutor(4) as shards:
+        list(shards.map(finish, range(4)))
+    assert [point.value for point in client.get_metric_history(parent.run, "toy/mcc/one")] == [0.5]
 
 
 def test_means_and_deviations_of_models_and_floors(suite, make_result):
