@@ -65,7 +65,7 @@ def note_exit_code(code: int) -> None:
     """Write the exit code of this process into a file `rank-R` of the folder that CMGEMS_EXIT_CODES names, once.
 
     Launchers end with 1 whatever their processes ended with. A batch script that has to know whether to start a run
-    again looks there: 0 and 2 say no, 75 says yes; without a file the process was lost, or has lost another one.
+    again looks there: 0 and 2 say no, all others yes; without a file the process was lost.
     """
     if folder := os.environ.get("CMGEMS_EXIT_CODES"):
         with suppress(OSError), (Path(folder) / f"rank-{os.environ.get('RANK', '0')}").open("x") as file:

@@ -252,9 +252,8 @@ def tracking_problem(uri: str) -> str | None:
     """Why a tracking store cannot be reached; None if it can, or if that is not to be known beforehand."""
     try:
         if uri.startswith("sqlite:///"):
-            check_writable(
-                "tracking.uri", Path(uri.removeprefix("sqlite:///")).absolute().parent
-            )  # MLflow makes the folder
+            folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
+            check_writable("tracking.uri", folder)  # MLflow makes it
         elif uri.startswith(("http://", "https://")):
             # By MLflow's own client, which knows its variables for certificates and passwords.
             answer = http_request(
