@@ -54,25 +54,42 @@ class Counters:
 
     def bits(self, stream: Stream, columns: int) -> torch.Tensor:
         """Uniform random words, int64 [B, columns], 0 to 2^32 - 1. A further column changes none of those before."""
-        rows = [self.epoch & WORD, self.sample_id & WORD, (self.sample_id >> 32) & WORD]
-        device = self.sample_id.device
-        if device.type != "cpu":
-            words: torch.Tensor = self._hash(stream, rows, torch.arange(columns, device=device))
-            return words
-        # Words of 32 bits, which torch cannot multiply: the same in a fraction of the time.
-        unsigned = [row.numpy().astype(np.uint32) for row in rows]
-        hashed = self._hash(stream, unsigned, np.arange(columns, dtype=np.uint32))
-        return torch.from_numpy(hashed.astype(np.int64))
+        low, high = self._keys(stream)
+        column = _words(torch.arange(columns, device=self.sample_id.device))
+        return _tensor(_hash(column, low[:, None], high[:, None]))
 
-    def _hash(self, stream: Stream, rows: list[Words], column: Words) -> Words:
-        """One word for each row and column, from the parts of the rows' key [B] and the columns' numbers [T]."""
-        low, high = (_fold(start, [self.seed & WORD, int(stream), *rows])[:, None] for start in _STARTS)
-        return _mix((_mix(column ^ low) + high) & WORD)
+    def bits_at(self, stream: Stream, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+        """Those of `bits` in some places, int64 [M]; rows (of this batch) and columns are int64 [M]."""
+        low, high = self._keys(stream)
+        return _tensor(_hash(_words(column), low[row], high[row]))
+
+    def _keys(self, stream: Stream) -> tuple[Words, Words]:
+        """Two words a row [B]."""
+        device = self.sample_id.device
+        starts = torch.tensor([_fold(start, [self.seed & WORD, int(stream)]) for start in _STARTS], device=device)
+        key = torch.stack([self.epoch, self.sample_id, self.sample_id >> 32]) & WORD
+        low, high = _fold(_words(starts)[:, None], _words(key))
+        return low, high
 
 
 def threshold(probability: float) -> int:
     """The word below which a draw counts as a success: bits < threshold(p) with probability p, to 2^-32."""
     return int(probability * 2**32)
+
+
+def _words(values: torch.Tensor) -> Words:
+    """Values below 2^32 as words: on the CPU of 32 bits, which torch cannot multiply, in a fraction of the time."""
+    return values.numpy().astype(np.uint32) if values.device.type == "cpu" else values
+
+
+def _tensor(words: Words) -> torch.Tensor:
+    """Words as int64."""
+    return torch.from_numpy(words.astype(np.int64)) if isinstance(words, np.ndarray) else words
+
+
+def _hash(column: Words, low: Words, high: Words) -> Words:
+    """One word for each column, from the two words of its row."""
+    return _mix((_mix(column ^ low) + high) & WORD)
 
 
 def _fold(word: Words, parts: Iterable[Words]) -> Words:

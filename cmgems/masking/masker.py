@@ -1,7 +1,8 @@
 """Masks batches of windows: chooses the tokens to predict, and corrupts them in the model's input.
 
-Works where the ids are, CPU or GPU, and never waits for the device. No state: the result is a pure function of the ids,
-the seed, the epoch, the sample ids and the masking, and each row's is independent of the batch it stands in.
+Works where the ids are, CPU or GPU, and waits for the device only to learn how many tokens are masked. No state: the
+result is a pure function of the ids, the seed, the epoch, the sample ids and the masking, and each row's is independent
+of the batch it stands in.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from torch.nn.functional import pad
 from cmgems.config import CorruptionConfig, MaskingConfig
 from cmgems.masking.counters import Counters, Stream, threshold
 from cmgems.masking.npmi import NpmiTable
-from cmgems.masking.strategies import STRATEGIES, spread
+from cmgems.masking.strategies import STRATEGIES, places, spread
 from cmgems.sequence.tokenizer import MASK, PAD, SPECIAL_TOKENS
 
 FIRST_KMER = len(SPECIAL_TOKENS)
@@ -94,16 +95,19 @@ class Masker:
 
     def _corrupt(self, ids: Tensor, masked: Tensor, random: Counters) -> Tensor:
         """The ids with masked tokens replaced by [MASK] or by a random k-mer, or kept."""
-        columns = ids.shape[1]
-        draw = random.bits(Stream.CORRUPTION, columns)
-        if self.corruption.unit == "run":
-            draw = draw.gather(1, _run_starts(masked))
-        to_mask = masked & (draw < threshold(self.corruption.mask_share))
-        to_change = masked & (draw < threshold(self.corruption.mask_share + self.corruption.random_share))
+        row, column = places(masked)
+        draw = random.bits_at(
+            Stream.CORRUPTION, row, _run_starts(row, column) if self.corruption.unit == "run" else column
+        )
+        to_mask = draw < threshold(self.corruption.mask_share)
+        to_change = draw < threshold(self.corruption.mask_share + self.corruption.random_share)
 
         # The number of k-mers is a power of two: the highest bits of a word are exactly uniform over them.
-        kmer = FIRST_KMER + (random.bits(Stream.REPLACEMENT, columns) >> (32 - 2 * self.k))
-        return kmer.where(to_change, ids).masked_fill(to_mask, MASK)
+        kmer = FIRST_KMER + (random.bits_at(Stream.REPLACEMENT, row, column) >> (32 - 2 * self.k))
+        place = row * ids.shape[1] + column
+        input_ids = ids.flatten().clone()
+        input_ids[place] = kmer.where(to_change, input_ids[place]).masked_fill(to_mask, MASK)
+        return input_ids.view_as(ids)
 
     def _nucleotides(self, tokens: Tensor) -> Tensor:
         """Nucleotides that the tokens [B, T] contain, bool [B, T + k - 1]."""
@@ -121,8 +125,9 @@ def _intervals(masking: Sequence[MaskingConfig]) -> Iterator[tuple[MaskingConfig
         low = high
 
 
-def _run_starts(masked: Tensor) -> Tensor:
-    """For each masked token the column where its run of adjacent masked tokens starts, int64 [B, T]."""
-    columns = torch.arange(masked.shape[1], device=masked.device)
-    starts = masked & ~pad(masked, (1, 0))[:, :-1]
-    return (columns * starts).cummax(dim=1).values
+def _run_starts(row: Tensor, column: Tensor) -> Tensor:
+    """For each masked token, in order of rows and columns, where its run of adjacent ones starts; all int64 [M]."""
+    follows = torch.zeros_like(row, dtype=torch.bool)
+    follows[1:] = (row[1:] == row[:-1]) & (column[1:] == column[:-1] + 1)
+    start = torch.arange(len(row), device=row.device).masked_fill(follows, 0).cummax(dim=0).values
+    return column[start]

@@ -32,7 +32,6 @@ from cmgems.sequence.tokenizer import SPECIAL_TOKENS
 _COLUMN_BITS = 20
 _COLUMN = (1 << _COLUMN_BITS) - 1
 """Largest column of a ranking key, and the bits that hold it."""
-_LOWEST_KEY = -(1 << 62)
 
 Strategy = Callable[[Tensor, Tensor, Tensor, MaskingConfig, Counters], Tensor]
 
@@ -56,7 +55,7 @@ def span(ids: Tensor, valid: Tensor, npmi: Tensor, setting: MaskingConfig, rando
 
 def genemask(ids: Tensor, valid: Tensor, npmi: Tensor, setting: MaskingConfig, random: Counters) -> Tensor:
     """GeneMask: as span, and the higher-ranking half of the centres hides the best k-mer nearby completely."""
-    return _genemask(_lookup(npmi[ids], valid), valid, _k(npmi), setting, random)
+    return _genemask(ids, valid, npmi, _k(npmi), setting, random)
 
 
 def genemask_by_position(ids: Tensor, valid: Tensor, npmi: Tensor, setting: MaskingConfig, random: Counters) -> Tensor:
@@ -65,8 +64,9 @@ def genemask_by_position(ids: Tensor, valid: Tensor, npmi: Tensor, setting: Mask
     Column t gets the NPMI of token id t, whatever token stands there; columns beyond the vocabulary rank lowest.
     """
     columns = ids.shape[1]
-    by_column = pad(npmi[:columns], (0, max(0, columns - len(npmi))), value=-torch.inf)
-    return _genemask(_lookup(by_column.expand(ids.shape), valid), valid, _k(npmi), setting, random)
+    by_column = pad(npmi, (0, max(0, columns - len(npmi))), value=-torch.inf)
+    positions = torch.arange(columns, device=ids.device).expand_as(ids)
+    return _genemask(positions, valid, by_column, _k(npmi), setting, random)
 
 
 def global_pmi(ids: Tensor, valid: Tensor, npmi: Tensor, setting: MaskingConfig, random: Counters) -> Tensor:
@@ -99,27 +99,48 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def _genemask(scores: Tensor, valid: Tensor, k: int, setting: MaskingConfig, random: Counters) -> Tensor:
-    """GeneMask by any scores of the tokens, float [B, T], -inf where not valid."""
+def _genemask(ids: Tensor, valid: Tensor, npmi: Tensor, k: int, setting: MaskingConfig, random: Counters) -> Tensor:
+    """GeneMask by the values in `npmi` of `ids` [B, T]. Few tokens are centres, and only what is near one is read."""
+    columns = ids.shape[1]
+    row, column = places(_genemask_centres(valid, k, setting, random))  # [C], as most of what follows
+
+    # The centre itself comes first, as of equal scores the first one is taken. Past an edge stands the edge's token.
+    offsets = torch.tensor([0, *range(-((k - 1) // 2), k // 2 + 1)], device=ids.device)
+    nearby = (column[:, None] + offsets).clamp(0, columns - 1) + (row * columns)[:, None]  # [C, k + 1], in all of [B*T]
+    scores, which = _lookup(npmi[ids.take(nearby)], valid.take(nearby)).max(dim=1)
+    best = nearby.gather(1, which[:, None])[:, 0] - row * columns
+
+    # Row by row, in each from the highest score down; of equal ones the left centre is first.
+    order = scores.argsort(descending=True, stable=True)
+    order = order[row[order].argsort(stable=True)]
+    first = torch.searchsorted(row, torch.arange(len(ids) + 1, device=ids.device))  # of each row's centres
+    number = first.diff()
+    strong_number = torch.where(number <= ALL_STRONG, number, (number + 1) // 2)
+    strong = torch.empty_like(row, dtype=torch.bool)
+    strong[order] = torch.arange(len(row), device=ids.device) < (first[:-1] + strong_number)[row]
+
+    around_best = (best[:, None] + torch.arange(1 - k, k, device=ids.device)).clamp(0, columns - 1)
+    hidden = around_best.where(strong[:, None], column[:, None]) + (row * columns)[:, None]
+    masked = torch.zeros_like(valid).flatten()
+    masked[nearby.flatten()] = True
+    masked[hidden.flatten()] = True
+    return masked.view_as(valid) & valid
+
+
+def _genemask_centres(valid: Tensor, k: int, setting: MaskingConfig, random: Counters) -> Tensor:
+    """Tokens that are centres, bool [B, T]: by the setting's own probability, or by one for each number of tokens."""
     draws = random.bits(Stream.CENTRE, valid.shape[1])
     if setting.centre_probability is not None:
-        centres = valid & (draws < threshold(setting.centre_probability))
-    else:
-        by_length = genemask_thresholds(_rate(setting), k, valid.device)
-        length = valid.sum(dim=1, keepdim=True).clamp(max=len(by_length) - 1)
-        centres = valid & (draws < by_length[length])
+        return valid & (draws < threshold(setting.centre_probability))
+    by_length = genemask_thresholds(_rate(setting), k, valid.device)
+    length = valid.sum(dim=1, keepdim=True).clamp(max=len(by_length) - 1)
+    return valid & (draws < by_length[length])
 
-    own = _ranking_keys(scores)
-    best = _best_nearby(own, k)
-    number = centres.sum(dim=1, keepdim=True)
-    strong_number = torch.where(number <= ALL_STRONG, number, (number + 1) // 2)
-    # Centres rank by the score of the best token nearby; of equal ones the left one is first.
-    keys = ((best & ~_COLUMN) | (own & _COLUMN)).where(centres, _LOWEST_KEY)
-    weakest = _sorted(keys).gather(1, (keys.shape[1] - strong_number).clamp(max=keys.shape[1] - 1))
-    strong = centres & (keys >= weakest)
 
-    hidden = _columns_set(_column(best), strong)
-    return (_around(centres, k) | spread(hidden, k - 1, k - 1)) & valid
+def places(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the set tokens, int64 [M] each, in order of rows and columns; waits for the device."""
+    place = tokens.flatten().nonzero().squeeze(1)
+    return place // tokens.shape[1], place % tokens.shape[1]
 
 
 def _ranking_keys(scores: Tensor) -> Tensor:
@@ -145,14 +166,6 @@ def _sorted(keys: Tensor) -> Tensor:
     if keys.device.type == "cpu":
         return torch.from_numpy(np.sort(keys.numpy(), axis=1))  # ten times as fast as torch's
     return keys.sort(dim=1).values
-
-
-def _best_nearby(keys: Tensor, k: int) -> Tensor:
-    """Key of the best of the k tokens around each token (of equal scores its own, then the leftmost)."""
-    # Keys have 52 bits, which a double holds.
-    padded = pad(keys.double(), ((k - 1) // 2, k // 2), value=-torch.inf)
-    best = max_pool1d(padded, k, stride=1).long()
-    return keys.where((keys | _COLUMN) == (best | _COLUMN), best)
 
 
 def _lookup(scores: Tensor, valid: Tensor) -> Tensor:
@@ -181,13 +194,6 @@ def _around(centres: Tensor, length: int) -> Tensor:
 def spread(tokens: Tensor, before: int, after: int) -> Tensor:
     """For each set column c the columns c-before to c+after, bool [B, T]."""
     return max_pool1d(pad(tokens.float(), (after, before)), before + after + 1, stride=1) > 0
-
-
-def _columns_set(columns: Tensor, where: Tensor) -> Tensor:
-    """Bool [B, T], True in the columns named where `where` is True; both [B, T]."""
-    width = columns.shape[1]
-    target = columns.where(where, width)  # the others set a spare column, so that no column gets two values
-    return torch.zeros_like(pad(where, (0, 1))).scatter_(1, target, True)[:, :width]
 
 
 def _rate(setting: MaskingConfig) -> float:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmgems.masking.counters import WORD, Counters, Stream, threshold
+from cmgems.masking.counters import Counters, Stream, threshold
 from tests.masking.reference import random_word
 
 ROWS, COLUMNS = 512, 512
@@ -108,9 +108,18 @@ def test_a_threshold_is_met_with_its_probability() -> None:
         assert abs((words() < threshold(probability)).mean() - probability) < 4 * standard_deviation
 
 
-def test_other_devices_hash_tensors_to_the_same_bits() -> None:
-    epoch, sample_id = torch.tensor([0, 3, 2**32, -1]), torch.tensor([0, 7, 2**62, -1])
-    counters = Counters(2**31 - 1, epoch, sample_id)
-    rows = [epoch & WORD, sample_id & WORD, (sample_id >> 32) & WORD]
+def test_some_places_alone_have_the_same_bits() -> None:
+    counters = Counters(42, torch.tensor([0, 3, 1]), torch.tensor([7, 2**62, -1]))
+    row, column = torch.tensor([2, 0, 0, 1]), torch.tensor([599, 0, 17, 3])
     for stream in Stream:
-        assert torch.equal(counters._hash(stream, rows, torch.arange(600)), counters.bits(stream, 600))
+        assert torch.equal(counters.bits_at(stream, row, column), counters.bits(stream, 600)[row, column])
+
+
+def test_other_devices_hash_tensors_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    counters = Counters(2**31 - 1, torch.tensor([0, 3, 2**32, -1]), torch.tensor([0, 7, 2**62, -1]))
+    row, column = torch.tensor([0, 1, 2, 3, 3]), torch.tensor([5, 0, 599, 1, 2])
+    found = [(counters.bits(stream, 600), counters.bits_at(stream, row, column)) for stream in Stream]
+    monkeypatch.setattr("cmgems.masking.counters._words", lambda values: values)  # as of a tensor that is elsewhere
+    for stream, (bits, bits_at) in zip(Stream, found, strict=True):
+        assert torch.equal(counters.bits(stream, 600), bits)
+        assert torch.equal(counters.bits_at(stream, row, column), bits_at)
