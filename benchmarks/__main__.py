@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import Rates, in_turns, run
+from benchmarks import runs
+from benchmarks.measure import Rates, in_rounds, in_turns, run
 from benchmarks.pieces import counting, masking, preparing, tokenizing
 
 Row = tuple[str, str, str, str, str, str]
@@ -100,6 +101,49 @@ def benchmarks(work: Path) -> dict[str, Benchmark]:
         "logo-bf16": train("training LOGO in bf16", "", work, "logo", "--bf16"),
         "dnabert": train("training DNABERT", ">= 1.8 x P1", work, "dnabert"),
         "dnabert-bf16": train("training DNABERT in bf16", "", work, "dnabert", "--bf16"),
+        "start": turns(
+            "from the command to the first step",
+            {
+                "imports alone": Value("s"),
+                "python, beyond imports": Value("s", "<= 5 s"),
+                "accelerate launch, beyond imports": Value("s"),
+            },
+            lambda: runs.starting(work),
+        ),
+        "resume": Benchmark(
+            "first batch of a run",
+            {
+                "read before it, from step 10": Value("batches", "0"),
+                "read before it, from step 100,000": Value("batches", "0"),
+                "time, from step 0": Value("s"),
+                "time, from step 10": Value("s"),
+                "time, from step 100,000": Value("s"),
+            },
+            lambda rounds: in_rounds(lambda: runs.resuming(work), rounds),
+        ),
+        "decision": Benchmark(
+            "deciding on the stage, two processes",
+            {
+                "a decision": Value("ms"),
+                "share, every 500 steps": Value("% of training", "<= 0.1 %"),
+                "share, after every step": Value("% of training"),
+            },
+            lambda rounds: in_rounds(lambda: runs.deciding(work), rounds),
+        ),
+        "zero2-ddp": turns(
+            "training LOGO, two processes of one thread",
+            {"ZeRO-2": Value("useful tokens/s", "", ("DDP",))},
+            lambda: runs.sharing(work),
+        ),
+        "checkpoint": Benchmark(
+            "stall by a checkpoint of DNABERT",
+            {
+                "time": Value("s"),
+                "in steps of 250 windows": Value("steps", "<= 2 steps"),
+                f"in steps of {runs.WINDOWS} windows": Value("steps"),
+            },
+            lambda rounds: in_rounds(lambda: runs.checkpointing(work), rounds),
+        ),
     }
 
 

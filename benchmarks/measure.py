@@ -44,6 +44,12 @@ def in_turns(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, Rat
     return {name: Rates(values) for name, values in found.items()}
 
 
+def in_rounds(measure: Callable[[], dict[str, float]], rounds: int) -> dict[str, Rates]:
+    """Values by name, where one measurement a round gives all of them."""
+    found = [measure() for _ in range(rounds)]
+    return {name: Rates([values[name] for values in found]) for name in found[0]}
+
+
 def run(command: list[str], **environment: str) -> str:
     """Standard output of a command at the top of the repository; ends the program if it fails."""
     finished = subprocess.run(
