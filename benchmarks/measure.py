@@ -1,15 +1,21 @@
 """Times of several ways to do the same thing, taken in turns, so that what else the machine does hits all of them."""
 
 import gc
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Units of work a second, one value a round."""
+    """What was measured, one value a round: mostly units of work a second."""
 
     rounds: list[float]
 
@@ -36,6 +42,22 @@ def in_turns(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, Rat
             gc.collect()
             found[name].append(run())
     return {name: Rates(values) for name, values in found.items()}
+
+
+def in_rounds(measure: Callable[[], dict[str, float]], rounds: int) -> dict[str, Rates]:
+    """Values by name, where one measurement a round gives all of them."""
+    found = [measure() for _ in range(rounds)]
+    return {name: Rates([values[name] for values in found]) for name in found[0]}
+
+
+def run(command: list[str], **environment: str) -> str:
+    """Standard output of a command at the top of the repository; ends the program if it fails."""
+    finished = subprocess.run(
+        command, cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    if finished.returncode:
+        sys.exit(f"{' '.join(command)}:\n{finished.stderr}")
+    return finished.stdout
 
 
 def repeated(work: Callable[[], object], units: float, seconds: float = 0.5) -> Callable[[], float]:

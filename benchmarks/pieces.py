@@ -14,8 +14,10 @@ from benchmarks.measure import repeated
 from benchmarks.peers import genemask_loop, separated
 from benchmarks.training import K, write_genome
 from cmgems.config import CorruptionConfig, MaskingConfig
-from cmgems.masking.masker import Masker
+from cmgems.masking.counters import Counters
+from cmgems.masking.masker import FIRST_KMER, Masker
 from cmgems.masking.npmi import human_counts, npmi_from_counts
+from cmgems.masking.strategies import STRATEGIES
 from cmgems.sequence.tokenizer import build_tokenizer, count_kmers, encode_batch, vocabulary
 
 ROWS, TOKENS = 32, 510
@@ -44,7 +46,8 @@ def tokenizing() -> dict[str, Callable[[], float]]:
 
 
 def masking() -> dict[str, Callable[[], float]]:
-    """Batches of ids to model inputs: ours by genemask and by global_pmi, and P2 by GeneMask."""
+    """Batches of ids to model inputs: ours by genemask and by global_pmi, and P2 by GeneMask; and ours without the
+    corruption, the choice of the tokens alone."""
     torch.set_num_threads(1)
     table = npmi_from_counts(human_counts()[1], K)
     masker = Masker(table, CorruptionConfig(), seed=0)
@@ -54,12 +57,19 @@ def masking() -> dict[str, Callable[[], float]]:
     npmi = dict(zip(vocabulary(K), table.by_token_id("cpu").tolist(), strict=True))
 
     def ours(strategy: str) -> Callable[[], object]:
-        setting = [MaskingConfig(strategy=strategy, rate=0.15)]  # type: ignore[arg-type]
+        setting = [MaskingConfig(strategy=strategy, rate=0.15)]
         return lambda: masker(ids, epoch, sample_id, setting)
+
+    def choice(strategy: str) -> Callable[[], object]:
+        setting = MaskingConfig(strategy=strategy, rate=0.15)
+        valid, random = ids >= FIRST_KMER, Counters(0, epoch, sample_id)
+        return lambda: STRATEGIES[strategy](ids, valid, masker.npmi, setting, random)
 
     return {
         "genemask": repeated(ours("genemask"), ROWS * TOKENS),
         "global_pmi": repeated(ours("global_pmi"), ROWS * TOKENS),
+        "genemask, choice alone": repeated(choice("genemask"), ROWS * TOKENS),
+        "global_pmi, choice alone": repeated(choice("global_pmi"), ROWS * TOKENS),
         "P2": repeated(lambda: genemask_loop(ids, tokenizer, npmi, CENTRE_PROBABILITY, K), ROWS * TOKENS, 2),
     }
 

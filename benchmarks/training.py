@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 
 from benchmarks.peers import train_bare, train_by_trainer
 from cmgems.config import PrepareConfig, PretrainConfig, load_config
-from cmgems.journal import JOURNAL
+from cmgems.journal import read_contents
 from cmgems.masking.masker import Masker
 from cmgems.pretrain import pretrain
 from cmgems.sequence.corpus import load_corpus, prepare_corpus
@@ -60,16 +61,21 @@ def write_genome(path: Path, bases: int, chromosomes: int = 4) -> Path:
     return partial.rename(path)
 
 
-def recipe(model: str, path: Path, bf16: bool, *overrides: str) -> PretrainConfig:
+def recipe(model: str, path: Path, bf16: bool) -> PretrainConfig:
     """The published recipe, shortened, without evaluations and checkpoints on the way."""
+    return load_config(arguments(model, path, {"training.precision": "bf16" if bf16 else "fp32"}))
+
+
+def arguments(model: str, path: Path, changed: Mapping[str, object]) -> list[str]:
+    """The same in fp32 as a command line, but for the settings that are `changed`."""
     steps, global_batch, micro_batch = SIZES[model]
-    settings = {
+    settings: dict[str, object] = {
         "corpus.path": path,
         "corpus.workers": 0,
         "training.steps": steps,
         "training.global_batch": global_batch,
         "training.micro_batch": micro_batch,
-        "training.precision": "bf16" if bf16 else "fp32",
+        "training.precision": "fp32",
         "optimizer.warmup_steps": 1,
         "evaluation.every": 1000,
         "evaluation.windows": 8,
@@ -78,8 +84,8 @@ def recipe(model: str, path: Path, bf16: bool, *overrides: str) -> PretrainConfi
         "tracking.log_every": 1,
         "tracking.system_metrics": "false",
     }
-    arguments = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    return load_config(["--config", f"{model}-genemask-15", *arguments, *overrides])
+    words = [word for name, value in (settings | dict(changed)).items() for word in (f"--{name}", str(value))]
+    return ["--config", f"{model}-genemask-15", *words]
 
 
 def samples(config: PretrainConfig, windows: Windows) -> list[list[tuple[np.ndarray, np.ndarray]]]:
@@ -100,10 +106,15 @@ def ours(config: PretrainConfig, work: Path) -> list[float]:
     output = work / f"run-{time.time_ns()}"
     uri = f"sqlite:///{work}/mlflow.db"
     pretrain(config.model_copy(update={"output": output, "tracking": config.tracking.model_copy(update={"uri": uri})}))
-    lines = [json.loads(line) for line in (output / JOURNAL).read_text().splitlines()]
+    times = step_times(output)
     shutil.rmtree(output)
-    times = [line["time"] / 1000 for line in lines if "train/loss" in line.get("metrics", {})]
     return [later - earlier for earlier, later in pairwise(times)]
+
+
+def step_times(folder: Path) -> list[float]:
+    """When each optimizer step of a run that logs all of them was done, in seconds since the epoch."""
+    contents = read_contents(folder)
+    return [content["time"] / 1000 for content in contents if "train/loss" in content.get("metrics", {})]
 
 
 def trainer(config: PretrainConfig, windows: Windows, steps: list[list[tuple[np.ndarray, np.ndarray]]]) -> list[float]:

@@ -26,12 +26,10 @@ import yaml
 from tqdm import tqdm
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # compute nodes often have no way out
-os.environ.setdefault("MPLBACKEND", "Agg")
 # By default a call to a server that is away takes minutes; the journal's sender tries again anyway.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
-import matplotlib.pyplot as plt
 import mlflow
 import mlflow.data
 from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, RunTag
@@ -127,7 +125,6 @@ class Tracker:
             partial = path.with_name("perplexity.png.partial")
             figure = draw_perplexities(evaluations, switches, unigram_perplexity)
             figure.savefig(partial, format="png")
-            plt.close(figure)
             partial.replace(path)
             self._artifact(path)
 
@@ -492,7 +489,11 @@ def draw_perplexities(
 ) -> Any:
     """Figure of validation perplexity against steps, one line a masking; each evaluation has `step` and `perplexity`
     (by masking)."""
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    # Imported here: a run has to start before there is anything to draw, and most processes never draw.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
     for name in evaluations[0]["perplexity"] if evaluations else ():
         if name != "stage":
             axes.plot(*_curve(evaluations, name), marker="o", label=name)
