@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -60,10 +61,11 @@ def write_genome(path: Path, bases: int, chromosomes: int = 4) -> Path:
     return partial.rename(path)
 
 
-def recipe(model: str, path: Path, bf16: bool, *overrides: str) -> PretrainConfig:
-    """The published recipe, shortened, without evaluations and checkpoints on the way."""
+def arguments(model: str, path: Path, bf16: bool = False) -> list[str]:
+    """The published recipe, shortened, without evaluations and checkpoints on the way, as the command line takes it."""
     steps, global_batch, micro_batch = SIZES[model]
     settings = {
+        "config": f"{model}-genemask-15",
         "corpus.path": path,
         "corpus.workers": 0,
         "training.steps": steps,
@@ -78,8 +80,12 @@ def recipe(model: str, path: Path, bf16: bool, *overrides: str) -> PretrainConfi
         "tracking.log_every": 1,
         "tracking.system_metrics": "false",
     }
-    arguments = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    return load_config(["--config", f"{model}-genemask-15", *arguments, *overrides])
+    return as_options(settings)
+
+
+def as_options(settings: Mapping[str, object]) -> list[str]:
+    """Settings by their dotted names as words of a command line."""
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
 
 def samples(config: PretrainConfig, windows: Windows) -> list[list[tuple[np.ndarray, np.ndarray]]]:
@@ -135,7 +141,7 @@ def bare(config: PretrainConfig, windows: Windows, steps: list[list[tuple[np.nda
 def main(kind: str, work: Path, model: str, *options: str) -> None:
     """Measure one way once."""
     path = corpus(work, "--full" in options)
-    config = recipe(model, path, "--bf16" in options)
+    config = load_config(arguments(model, path, "--bf16" in options))
     windows = Windows(load_corpus(path).train, K, config.model.max_positions)
     steps = samples(config, windows)
     torch.manual_seed(0)
