@@ -1,6 +1,7 @@
 """Times of several ways to do the same thing, taken in turns, so that what else the machine does hits all of them."""
 
 import gc
+import json
 import os
 import statistics
 import subprocess
@@ -77,6 +78,48 @@ def repeated(work: Callable[[], object], units: float, seconds: float = 0.5) -> 
                 return units / best
 
     return run
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a command takes."""
+
+    seconds: float
+    """Time on the processor, the start of Python and its imports left out."""
+    gigabytes: float
+    """Peak of the resident memory, with the imports."""
+    own_gigabytes: float
+    """The same without pages of files that are mapped into memory, which the system can take back at any time."""
+
+
+def cost(*arguments: str) -> Cost:
+    """What `cmgems ARGUMENTS` takes, in a process of its own (on Linux). Ends with its message where it fails."""
+    return Cost(**json.loads(run([sys.executable, "-c", _COMMAND, *arguments]).splitlines()[-1]))
+
+
+# Not ru_maxrss: a process inherits the peak of the one that starts it.
+_COMMAND = """
+import json, re, resource, sys, threading, time
+from pathlib import Path
+from cmgems.cli import main
+
+def own():
+    resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
+    return (resident - shared) * resource.getpagesize() / 1e9
+
+def watch():
+    while not ended.wait(0.02):
+        peaks.append(own())
+
+peaks, ended = [own()], threading.Event()
+threading.Thread(target=watch, daemon=True).start()
+started = time.process_time()
+main(sys.argv[1:])
+seconds = time.process_time() - started
+ended.set()
+resident = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024 / 1e9
+print(json.dumps({"seconds": seconds, "gigabytes": resident, "own_gigabytes": max(peaks)}))
+"""
 
 
 def _three_digits(value: float) -> str:

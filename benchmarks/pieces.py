@@ -1,16 +1,13 @@
 """One core: nucleotides to ids, masking, counting, preparing a corpus."""
 
-import json
-import resource
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.measure import repeated
+from benchmarks.measure import cost, repeated
 from benchmarks.peers import genemask_loop, separated
 from benchmarks.training import K, write_genome
 from cmgems.config import CorruptionConfig, MaskingConfig
@@ -82,37 +79,12 @@ def counting() -> dict[str, Callable[[], float]]:
 
 def preparing(work: Path, megabases: int) -> Callable[[], float]:
     """`cmgems prepare` of a random genome in a process of its own, in bases a second of its time on the processor."""
-    return lambda: prepare_once(work, megabases)[0]
-
-
-def prepare_once(work: Path, megabases: int) -> tuple[float, float]:
-    """Bases a second of processor time, the start of Python left out, and peak memory in GB."""
-    genome = work / f"{megabases}.fa"
+    genome, output = work / f"{megabases}.fa", work / f"prepared-{megabases}"
     if not genome.exists():
         write_genome(genome, megabases * 1_000_000)
-    finished = subprocess.run(
-        [sys.executable, "-m", "benchmarks.pieces", str(genome), str(work)], capture_output=True, text=True, check=True
-    )
-    measured = json.loads(finished.stdout.splitlines()[-1])
-    return megabases * 1e6 / measured["seconds"], measured["gigabytes"]
 
+    def run() -> float:
+        shutil.rmtree(output, ignore_errors=True)
+        return megabases * 1e6 / cost("prepare", str(genome), "-k", str(K), "--output", str(output)).seconds
 
-def _prepare(genome: Path, work: Path) -> None:
-    """Print seconds on the processor and peak memory of preparing a corpus here."""
-    import shutil
-    import time
-
-    from cmgems.config import PrepareConfig
-    from cmgems.sequence.corpus import prepare_corpus
-
-    output = work / f"prepared-{time.time_ns()}"
-    started = time.process_time()
-    prepare_corpus(PrepareConfig(inputs=[str(genome)], k=K), output, progress=False)
-    seconds = time.process_time() - started
-    shutil.rmtree(output)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    print(json.dumps({"seconds": seconds, "gigabytes": peak}))
-
-
-if __name__ == "__main__":
-    _prepare(Path(sys.argv[1]), Path(sys.argv[2]))
+    return run

@@ -6,6 +6,7 @@ A corpus is a folder that `datasets.load_from_disk` reads (splits `train` and `v
 
 import csv
 import errno
+import gc
 import hashlib
 import json
 import shutil
@@ -26,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from tqdm import tqdm
+from xxhash import xxh3_64_intdigest
 
 from cmgems.config import PrepareConfig
 from cmgems.errors import UserError
@@ -121,10 +123,22 @@ def prepare_corpus(config: PrepareConfig, output: Path, progress: bool = True) -
     try:
         if output.exists():
             raise UserError(f"{output}: exists already; choose another output folder, or remove this one")
-        with _complete_or_absent(output) as partial:
+        with _complete_or_absent(output) as partial, _without_cycle_search():
             return _write_corpus(config, partial, progress)
     except OSError as error:
         raise UserError(f"{output}: the corpus cannot be written ({error})") from error
+
+
+@contextmanager
+def _without_cycle_search() -> Iterator[None]:
+    """Keep the garbage collector from looking for cycles, again and again, among millions of windows that have none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager
@@ -249,8 +263,8 @@ class _SeenSequences:
 
     def add(self, sequences: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Add sequences; return which of them are new."""
-        digests = b"".join(hashlib.blake2b(sequence.encode(), digest_size=8).digest() for sequence in sequences)
-        added, first = np.unique(np.frombuffer(digests, dtype=np.uint64), return_index=True)
+        digests = (xxh3_64_intdigest(sequence.encode()) for sequence in sequences)
+        added, first = np.unique(np.fromiter(digests, np.uint64, len(sequences)), return_index=True)
         known = np.zeros(len(added), dtype=bool)
         for digest in self._sorted:
             place = np.searchsorted(digest, added)
