@@ -1,7 +1,10 @@
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from accelerate import PartialState
@@ -10,6 +13,8 @@ from cmgems.errors import UserError
 from cmgems.files import check_writable
 from cmgems.startup import check_surroundings, check_versions, report, versions
 from cmgems.tracking import tracking_problem
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 CLOSED = "http://127.0.0.1:1"
 """Nothing listens there."""
@@ -146,3 +151,21 @@ def test_the_report_says_what_runs_where_and_who_launched_it(monkeypatch):
     machine, launched = report(PartialState(), "none").splitlines()
     assert machine.startswith(f"{os.uname().nodename}: rank 0 on ")
     assert launched == "launched by python in SLURM job 17, restart 2: none, 1 process(es)"
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text(), reason="a system without transparent huge pages"
+)
+def test_large_tensors_come_in_huge_pages():
+    program = """
+import resource
+from cmgems import startup, pretrain
+from cmgems.training import engine, loop, setup
+startup.use_huge_pages()
+import torch
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(20_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 80e6 / 4096 / 4, "pages of 80 MB"

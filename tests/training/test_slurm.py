@@ -107,7 +107,7 @@ def signal(job):
     job.cluster.run("scancel", "--batch", "--signal=USR1", job.number)
 
 
-@pytest.mark.matrix
+@matrix
 def test_after_a_signal_the_job_goes_on_where_it_was(hit_on_its_way):
     job, lost = hit_on_its_way(signal, "stopped by a signal: the job goes back into the queue")
     assert lost == 0
