@@ -29,7 +29,7 @@ from cmgems.training.order import BatchPlan
 from cmgems.training.setup import open_npmi
 
 K = 6
-SIZES = {"logo": (4, 250, 32), "dnabert": (3, 32, 4)}
+SIZES = {"logo": (2, 256, 16), "dnabert": (2, 16, 4)}
 """By model: optimizer steps, of which the first is not counted, global batch, micro-batch."""
 
 
