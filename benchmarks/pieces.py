@@ -53,14 +53,17 @@ def masking() -> dict[str, Callable[[], float]]:
     tokenizer = build_tokenizer(K, TOKENS + 2)
     npmi = dict(zip(vocabulary(K), table.by_token_id("cpu").tolist(), strict=True))
 
+    settings = {
+        "genemask": MaskingConfig(strategy="genemask", centre_probability=CENTRE_PROBABILITY),
+        "global_pmi": MaskingConfig(strategy="global_pmi", rate=0.15),
+    }
+
     def ours(strategy: str) -> Callable[[], object]:
-        setting = [MaskingConfig(strategy=strategy, rate=0.15)]
-        return lambda: masker(ids, epoch, sample_id, setting)
+        return lambda: masker(ids, epoch, sample_id, [settings[strategy]])
 
     def choice(strategy: str) -> Callable[[], object]:
-        setting = MaskingConfig(strategy=strategy, rate=0.15)
         valid, random = ids >= FIRST_KMER, Counters(0, epoch, sample_id)
-        return lambda: STRATEGIES[strategy](ids, valid, masker.npmi, setting, random)
+        return lambda: STRATEGIES[strategy](ids, valid, masker.npmi, settings[strategy], random)
 
     return {
         "genemask": repeated(ours("genemask"), ROWS * TOKENS),

@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from cmgems.training.setup import open_npmi
 K = 6
 SIZES = {"logo": (2, 256, 16), "dnabert": (2, 16, 4)}
 """By model: optimizer steps, of which the first is not counted, global batch, micro-batch."""
+FULL = {"training.steps": 4, "training.global_batch": 64}
+"""Where all windows are of full length: every micro-batch takes as long, so a few of them will do."""
 
 
 def corpus(work: Path, full: bool) -> Path:
@@ -61,9 +63,12 @@ def write_genome(path: Path, bases: int, chromosomes: int = 4) -> Path:
     return partial.rename(path)
 
 
-def recipe(model: str, path: Path, bf16: bool) -> PretrainConfig:
-    """The published recipe, shortened, without evaluations and checkpoints on the way."""
-    return load_config(arguments(model, path, {"training.precision": "bf16" if bf16 else "fp32"}))
+def recipe(model: str, path: Path, options: Sequence[str]) -> PretrainConfig:
+    """The published recipe, shortened, without evaluations and checkpoints on the way; options as of the command."""
+    full = FULL if "--full" in options else {}
+    return load_config(
+        arguments(model, path, {"training.precision": "bf16" if "--bf16" in options else "fp32", **full})
+    )
 
 
 def arguments(model: str, path: Path, changed: Mapping[str, object]) -> list[str]:
@@ -146,7 +151,7 @@ def bare(config: PretrainConfig, windows: Windows, steps: list[list[tuple[np.nda
 def main(kind: str, work: Path, model: str, *options: str) -> None:
     """Measure one way once."""
     path = corpus(work, "--full" in options)
-    config = recipe(model, path, "--bf16" in options)
+    config = recipe(model, path, options)
     windows = Windows(load_corpus(path).train, K, config.model.max_positions)
     steps = samples(config, windows)
     torch.manual_seed(0)

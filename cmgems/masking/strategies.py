@@ -78,17 +78,17 @@ def global_pmi(ids: Tensor, valid: Tensor, npmi: Tensor, setting: MaskingConfig,
     scores = _lookup(npmi[ids], valid)
     if setting.temperature:
         scores = scores + setting.temperature * _gumbel(random.bits(Stream.GUMBEL, ids.shape[1]))
-    ranks = _ranks(scores)
+    height = _heights(scores)
     budget = _rate(setting) * valid.sum(dim=1, keepdim=True).double()
 
     # Token t is masked as soon as one of the k-mers t-k+1..t+k-1 is among the top m, so by any m above `first`.
-    first = -max_pool1d(-ranks.float(), 2 * k - 1, stride=1, padding=k - 1).long()
-    newly_masked = torch.zeros_like(ranks).scatter_add_(1, first, valid.long())
+    first = -max_pool1d(height, 2 * k - 1, stride=1, padding=k - 1).long()
+    newly_masked = torch.zeros_like(first).scatter_add_(1, first, valid.long())
     masked_by_top = pad(newly_masked.cumsum(dim=1), (1, 0))  # [B, T+1]: the number masked by the top m, for m = 0..T
     m = (masked_by_top - budget).abs().argmin(dim=1, keepdim=True)  # of equally near ones the first
-    whole_kmers = first < m
-    one_nucleotide = _around(ranks == 0, k)
-    return torch.where(budget < k, one_nucleotide, whole_kmers) & valid
+    from_top = torch.arange(ids.shape[1], device=ids.device) - height.argmax(dim=1, keepdim=True)
+    one_nucleotide = (from_top >= -((k - 1) // 2)) & (from_top <= k // 2)
+    return torch.where(budget < k, one_nucleotide, first < m) & valid
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -173,11 +173,12 @@ def _lookup(scores: Tensor, valid: Tensor) -> Tensor:
     return scores.clamp(min=torch.finfo(scores.dtype).min).where(valid, -torch.inf)
 
 
-def _ranks(scores: Tensor) -> Tensor:
-    """Rank of each token in its row, int64 [B, T]: 0 for the highest score; equal scores from left to right."""
+def _heights(scores: Tensor) -> Tensor:
+    """Minus the rank of each token in its row, float32 [B, T]: 0 for the highest score, then -1, -2 and so on; of equal
+    scores the one further left is higher."""
     columns = _column(_sorted(_ranking_keys(scores)))
-    ranks = torch.arange(scores.shape[1] - 1, -1, -1, device=scores.device).expand_as(columns)
-    return torch.empty_like(columns).scatter_(1, columns, ranks)
+    ascending = torch.arange(1 - scores.shape[1], 1, device=scores.device, dtype=torch.float32)
+    return torch.empty_like(scores).scatter_(1, columns, ascending.expand_as(scores))
 
 
 def _gumbel(bits: Tensor) -> Tensor:
