@@ -1,6 +1,7 @@
 """Real processes, started by `accelerate launch`: the same training however it is launched, and no silent fallback."""
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -207,6 +208,24 @@ def test_a_mistake_is_reported_once_by_two_processes(pretrain):
     finished = pretrain(ZERO2, "--training.stpes", "3")
     assert finished.returncode != 0
     assert finished.stderr.count("error: --training.stpes: unknown setting") == 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_on_the_cpu_the_memory_of_large_tensors_is_kept_for_those_to_come(tmp_path):
+    program = """
+import resource, sys, torch
+from cmgems.config import load_config
+from cmgems.training.launch import start_accelerator
+start_accelerator(load_config(["--corpus.path", "corpus"]))
+kept = [torch.ones(24_000_000) for _ in range(6)]
+del kept
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    kept = [torch.ones(20_000_000) for _ in range(3)]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 8 * 3 * 80e6 / 4096 / 2, "half of the pages of 24 times 80 MB"
 
 
 def test_fp16_on_the_cpu_is_refused():
