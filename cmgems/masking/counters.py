@@ -8,6 +8,7 @@ device.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -65,11 +66,16 @@ class Counters:
 
     def _keys(self, stream: Stream) -> tuple[Words, Words]:
         """Two words a row [B]."""
-        device = self.sample_id.device
-        starts = torch.tensor([_fold(start, [self.seed & WORD, int(stream)]) for start in _STARTS], device=device)
-        key = torch.stack([self.epoch, self.sample_id, self.sample_id >> 32]) & WORD
-        low, high = _fold(_words(starts)[:, None], _words(key))
+        low, high = self._all_keys[:, stream]
         return low, high
+
+    @cached_property
+    def _all_keys(self) -> Words:
+        """Those of all streams [2, streams, B]: with so few rows, one by one would take as many times as long."""
+        device = self.sample_id.device
+        starts = [[[_fold(start, [self.seed & WORD, int(stream)])] for stream in Stream] for start in _STARTS]
+        key = torch.stack([self.epoch, self.sample_id, self.sample_id >> 32]) & WORD
+        return _fold(_words(torch.tensor(starts, device=device)), _words(key))
 
 
 def threshold(probability: float) -> int:
