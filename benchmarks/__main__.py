@@ -6,17 +6,14 @@ rounds as JSON.
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from benchmarks import runs
-from benchmarks.measure import Rates, in_rounds, in_turns, run
+from benchmarks.measure import Rates, in_rounds, in_turns, machine, run
 from benchmarks.pieces import counting, masking, preparing, tokenizing
 
 Row = tuple[str, str, str, str, str, str]
@@ -167,10 +164,9 @@ def main(words: list[str] | None = None) -> None:
         rates = known[name].measure(arguments.rounds)
         lines += known[name].rows(rates)
         found[name] = {way: rate.rounds for way, rate in rates.items()}
-    machine = {"processor": platform.processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    arguments.output.write_text(json.dumps({"machine": machine, "rates": found}, indent=1) + "\n")
+    arguments.output.write_text(json.dumps({"machine": machine(), "rates": found}, indent=1) + "\n")
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    print(f"medians of {arguments.rounds} rounds (smallest to largest), {machine}")
+    print(f"medians of {arguments.rounds} rounds (smallest to largest), {machine()}")
     for line in lines:
         print("  ".join(map(str.ljust, line, widths)).rstrip())
 

@@ -8,7 +8,6 @@ gigabyte at most. On two idle cores all of it takes about ten minutes. Linux onl
 
 import argparse
 import json
-import os
 import re
 import shutil
 import statistics
@@ -24,10 +23,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import numpy as np
-import torch
 from matplotlib import pyplot as plt
 
-from benchmarks.measure import REPOSITORY, Cost, Rates, cost
+from benchmarks.measure import CORES, REPOSITORY, Cost, Rates, cost, machine
 from benchmarks.measure import run as run_command
 from benchmarks.runs import SCRIPT, launcher
 from benchmarks.training import K, arguments, write_genome
@@ -35,8 +33,6 @@ from cmgems.config import PrepareConfig
 from cmgems.journal import read_contents
 from cmgems.sequence.corpus import prepare_corpus
 from cmgems.training.loader import SPECIAL_TOKENS_A_WINDOW
-
-CORES = len(os.sched_getaffinity(0))
 
 STEPS = 6
 """Optimizer steps of a run, of which the first is not counted."""
@@ -113,12 +109,6 @@ def main() -> None:
             numbers["corpus"] = measure_corpus(Path(work))
     path.write_text(as_json(numbers) + "\n")
     draw(numbers, options.output)
-
-
-def machine() -> dict[str, str | int]:
-    """What the numbers are of."""
-    model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return {"processor": model[1] if model else "unknown", "cores": CORES, "torch": torch.__version__}
 
 
 def as_json(numbers: dict[str, Any]) -> str:

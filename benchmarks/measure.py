@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -11,7 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 REPOSITORY = Path(__file__).parents[1]
+CORES = len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,12 @@ ended.set()
 resident = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024 / 1e9
 print(json.dumps({"seconds": seconds, "gigabytes": resident, "own_gigabytes": max(peaks)}))
 """
+
+
+def machine() -> dict[str, str | int]:
+    """What the numbers are of."""
+    model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return {"processor": model[1] if model else "unknown", "cores": CORES, "torch": torch.__version__}
 
 
 def _three_digits(value: float) -> str:
