@@ -8,7 +8,7 @@ device.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ class Counters:
     def bits_at(self, stream: Stream, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
         """Those of `bits` in some places, int64 [M]; rows (of this batch) and columns are int64 [M]."""
         low, high = self._keys(stream)
-        return _tensor(_hash(_words(column), low[row], high[row]))
+        return _tensor(_hash(_words(column), low.take(row), high.take(row)))
 
     def _keys(self, stream: Stream) -> tuple[Words, Words]:
         """Two words a row [B]."""
@@ -72,15 +72,20 @@ class Counters:
     @cached_property
     def _all_keys(self) -> Words:
         """Those of all streams [2, streams, B]: with so few rows, one by one would take as many times as long."""
-        device = self.sample_id.device
-        starts = [[[_fold(start, [self.seed & WORD, int(stream)])] for stream in Stream] for start in _STARTS]
         key = torch.stack([self.epoch, self.sample_id, self.sample_id >> 32]) & WORD
-        return _fold(_words(torch.tensor(starts, device=device)), _words(key))
+        starts = torch.tensor(_starts(self.seed), device=self.sample_id.device)
+        return _fold(_words(starts), _words(key))
 
 
 def threshold(probability: float) -> int:
     """The word below which a draw counts as a success: bits < threshold(p) with probability p, to 2^-32."""
     return int(probability * 2**32)
+
+
+@cache
+def _starts(seed: int) -> list[list[list[int]]]:
+    """What the keys of a run's streams begin with [2, streams, 1]."""
+    return [[[_fold(start, [seed & WORD, int(stream)])] for stream in Stream] for start in _STARTS]
 
 
 def _words(values: torch.Tensor) -> Words:
@@ -95,24 +100,29 @@ def _tensor(words: Words) -> torch.Tensor:
 
 def _hash(column: Words, low: Words, high: Words) -> Words:
     """One word for each column, from the two words of its row."""
-    return _mix((_mix(column ^ low) + high) & WORD)
+    return _mix(_wrapped(_mix(column ^ low) + high))
 
 
 def _fold(word: Words, parts: Iterable[Words]) -> Words:
     """Hash the parts, one after the other, into the word."""
     for part in parts:
-        word = _mix((word + part + _STEP) & WORD)
+        word = _mix(_wrapped(word + part + _STEP))
     return word
 
 
 def _mix(word: Words) -> Words:
     """A permutation of the 32-bit words in which each input bit flips each output bit half of the time.
 
-    The two multipliers are below 2^31, so that a product fits into int64; NumPy's unsigned words wrap by definition.
+    The two multipliers are below 2^31, so that a product fits into int64.
     Multipliers and shifts: C. Wellons, "Prospecting for hash functions" (2018), public domain.
     """
     word = word ^ (word >> 15)
-    word = (word * 0x2C1B3C6D) & WORD
+    word = _wrapped(word * 0x2C1B3C6D)
     word = word ^ (word >> 12)
-    word = (word * 0x297A2D39) & WORD
+    word = _wrapped(word * 0x297A2D39)
     return word ^ (word >> 15)
+
+
+def _wrapped(word: Words) -> Words:
+    """The lowest 32 bits; NumPy's words have no others."""
+    return word if isinstance(word, np.ndarray) else word & WORD

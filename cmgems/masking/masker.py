@@ -105,9 +105,8 @@ class Masker:
         # The number of k-mers is a power of two: the highest bits of a word are exactly uniform over them.
         kmer = FIRST_KMER + (random.bits_at(Stream.REPLACEMENT, row, column) >> (32 - 2 * self.k))
         place = row * ids.shape[1] + column
-        input_ids = ids.flatten().clone()
-        input_ids[place] = kmer.where(to_change, input_ids[place]).masked_fill(to_mask, MASK)
-        return input_ids.view_as(ids)
+        corrupted = kmer.where(to_change, ids.take(place)).masked_fill(to_mask, MASK)
+        return ids.flatten().scatter(0, place, corrupted).view_as(ids)
 
     def _nucleotides(self, tokens: Tensor) -> Tensor:
         """Nucleotides that the tokens [B, T] contain, bool [B, T + k - 1]."""

@@ -31,7 +31,7 @@ from cmgems.sequence.tokenizer import SPECIAL_TOKENS
 
 _COLUMN_BITS = 20
 _COLUMN = (1 << _COLUMN_BITS) - 1
-"""Largest column of a ranking key, and the bits that hold it."""
+"""Largest column of a key of `_highest_first`, and the bits that hold it."""
 
 Strategy = Callable[[Tensor, Tensor, Tensor, MaskingConfig, Counters], Tensor]
 
@@ -78,7 +78,9 @@ def global_pmi(ids: Tensor, valid: Tensor, npmi: Tensor, setting: MaskingConfig,
     scores = _lookup(npmi[ids], valid)
     if setting.temperature:
         scores = scores + setting.temperature * _gumbel(random.bits(Stream.GUMBEL, ids.shape[1]))
-    height = _heights(scores)
+    from_best = _highest_first(scores)
+    falling = -torch.arange(ids.shape[1], device=ids.device, dtype=torch.float32)
+    height = torch.empty_like(scores).scatter_(1, from_best, falling.expand_as(scores))  # minus the rank
     budget = _rate(setting) * valid.sum(dim=1, keepdim=True).double()
 
     # Token t is masked as soon as one of the k-mers t-k+1..t+k-1 is among the top m, so by any m above `first`.
@@ -86,7 +88,7 @@ def global_pmi(ids: Tensor, valid: Tensor, npmi: Tensor, setting: MaskingConfig,
     newly_masked = torch.zeros_like(first).scatter_add_(1, first, valid.long())
     masked_by_top = pad(newly_masked.cumsum(dim=1), (1, 0))  # [B, T+1]: the number masked by the top m, for m = 0..T
     m = (masked_by_top - budget).abs().argmin(dim=1, keepdim=True)  # of equally near ones the first
-    from_top = torch.arange(ids.shape[1], device=ids.device) - height.argmax(dim=1, keepdim=True)
+    from_top = torch.arange(ids.shape[1], device=ids.device) - from_best[:, :1]
     one_nucleotide = (from_top >= -((k - 1) // 2)) & (from_top <= k // 2)
     return torch.where(budget < k, one_nucleotide, first < m) & valid
 
@@ -140,25 +142,22 @@ def _genemask_centres(valid: Tensor, k: int, setting: MaskingConfig, random: Cou
 def places(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and columns of the set tokens, int64 [M] each, in order of rows and columns; waits for the device."""
     place = tokens.flatten().nonzero().squeeze(1)
-    return place // tokens.shape[1], place % tokens.shape[1]
+    row = place // tokens.shape[1]
+    return row, place - row * tokens.shape[1]
 
 
-def _ranking_keys(scores: Tensor) -> Tensor:
-    """Scores float32 [B, T] as int64 that compare as they do, and of equal scores the one further left is larger.
+def _highest_first(scores: Tensor) -> Tensor:
+    """Columns of each row's scores from the highest down, int64 [B, T]; of equal scores the one further left is first.
 
-    The upper bits hold the score's own bits, in such a way that their order is that of the numbers; the lower ones the
-    column, counted from the right.
+    What is sorted is int64: the lower bits hold the column, the upper ones the score's own bits, in such a way that
+    their order is that of the numbers, and downwards.
     """
     if scores.shape[1] > _COLUMN:
         raise ValueError(f"{scores.shape[1]} tokens in a row; {_COLUMN} at most can be ranked")
     bits = (scores + 0.0).view(torch.int32)  # with -0 as 0
     order = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (order.long() << _COLUMN_BITS) + (_COLUMN - torch.arange(scores.shape[1], device=scores.device))
-
-
-def _column(keys: Tensor) -> Tensor:
-    """Column that a ranking key is of."""
-    return _COLUMN - (keys & _COLUMN)
+    keys = torch.arange(scores.shape[1], device=scores.device) - (order.long() << _COLUMN_BITS)
+    return _sorted(keys) & _COLUMN
 
 
 def _sorted(keys: Tensor) -> Tensor:
@@ -171,14 +170,6 @@ def _sorted(keys: Tensor) -> Tensor:
 def _lookup(scores: Tensor, valid: Tensor) -> Tensor:
     """Scores of the tokens, float [B, T]: finite for each valid one (unknown NPMI: the lowest), -inf for the others."""
     return scores.clamp(min=torch.finfo(scores.dtype).min).where(valid, -torch.inf)
-
-
-def _heights(scores: Tensor) -> Tensor:
-    """Minus the rank of each token in its row, float32 [B, T]: 0 for the highest score, then -1, -2 and so on; of equal
-    scores the one further left is higher."""
-    columns = _column(_sorted(_ranking_keys(scores)))
-    ascending = torch.arange(1 - scores.shape[1], 1, device=scores.device, dtype=torch.float32)
-    return torch.empty_like(scores).scatter_(1, columns, ascending.expand_as(scores))
 
 
 def _gumbel(bits: Tensor) -> Tensor:
