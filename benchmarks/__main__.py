@@ -164,7 +164,7 @@ def main(words: list[str] | None = None) -> None:
         rates = known[name].measure(arguments.rounds)
         lines += known[name].rows(rates)
         found[name] = {way: rate.rounds for way, rate in rates.items()}
-    arguments.output.write_text(json.dumps({"machine": machine(), "rates": found}, indent=1) + "\n")
+        arguments.output.write_text(json.dumps({"machine": machine(), "rates": found}, indent=1) + "\n")
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
     print(f"medians of {arguments.rounds} rounds (smallest to largest), {machine()}")
     for line in lines:

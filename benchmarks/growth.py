@@ -28,9 +28,8 @@ from matplotlib import pyplot as plt
 from benchmarks.measure import CORES, REPOSITORY, Cost, Rates, cost, machine
 from benchmarks.measure import run as run_command
 from benchmarks.runs import SCRIPT, launcher
-from benchmarks.training import K, arguments, write_genome
+from benchmarks.training import K, arguments, logged_steps, write_genome
 from cmgems.config import PrepareConfig
-from cmgems.journal import read_contents
 from cmgems.sequence.corpus import prepare_corpus
 from cmgems.training.loader import SPECIAL_TOKENS_A_WINDOW
 
@@ -170,9 +169,9 @@ def train(run: Run, path: Path, work: Path) -> Rates:
 
 def rates_of_steps(folder: Path) -> Rates:
     """Useful tokens, over all processes, a second from the end of one step to the end of the next."""
-    lines = [line for line in read_contents(folder) if "train/loss" in line.get("metrics", {})]
-    tokens = [line["metrics"]["usage/tokens_per_second"] * line["metrics"]["usage/seconds_per_step"] for line in lines]
-    seconds = [(later["time"] - earlier["time"]) / 1000 for earlier, later in pairwise(lines)]
+    steps = logged_steps(folder)
+    tokens = [step["metrics"]["usage/tokens_per_second"] * step["metrics"]["usage/seconds_per_step"] for step in steps]
+    seconds = [(later["time"] - earlier["time"]) / 1000 for earlier, later in pairwise(steps)]
     assert len(seconds) == STEPS - 1
     return Rates([number / time for number, time in zip(tokens[1:], seconds, strict=True)])
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,8 +119,12 @@ def ours(config: PretrainConfig, work: Path) -> list[float]:
 
 def step_times(folder: Path) -> list[float]:
     """When each optimizer step of a run that logs all of them was done, in seconds since the epoch."""
-    contents = read_contents(folder)
-    return [content["time"] / 1000 for content in contents if "train/loss" in content.get("metrics", {})]
+    return [step["time"] / 1000 for step in logged_steps(folder)]
+
+
+def logged_steps(folder: Path) -> list[dict[str, Any]]:
+    """What such a run's journal says of each optimizer step."""
+    return [content for content in read_contents(folder) if "train/loss" in content.get("metrics", {})]
 
 
 def trainer(config: PretrainConfig, windows: Windows, steps: list[list[tuple[np.ndarray, np.ndarray]]]) -> list[float]:
