@@ -8,9 +8,11 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -20,15 +22,14 @@ BASES = "ATCG"
 """Nucleotides in the order of the vocabulary."""
 
 _LARGEST_K = 8
-_STRANGER = 4**_LARGEST_K  # as a digit, it makes the number of any k-mer it stands in too large to be one
 _NO_BASE = 4  # as a digit of two bits, its third one
 _COUNT_BATCH = 1 << 20  # nucleotides
 _COUNT_BLOCK = 1 << 14  # words looked at together: they fit into a processor's cache
 
-_DIGITS = np.full(256, _STRANGER, dtype=np.int32)
-for _value, _letters in enumerate(("Aa", "TtUu", "Cc", "Gg")):
-    _DIGITS[list(_letters.encode())] = _value
-_TWO_BITS = np.minimum(_DIGITS, _NO_BASE).astype(np.uint8).tobytes()
+_DIGITS = bytearray([_NO_BASE]) * 256
+for _letters, _digit in zip((b"Aa", b"TtUu", b"Cc", b"Gg"), range(4), strict=True):
+    for _letter in _letters:
+        _DIGITS[_letter] = _digit
 
 
 def vocabulary(k: int) -> list[str]:
@@ -63,12 +64,25 @@ def encode(sequence: str | bytes, k: int) -> npt.NDArray[np.int64]:
     """
     _check_k(k)
     text = sequence.encode("ascii", "replace") if isinstance(sequence, str) else sequence
-    count = max(len(text) - k + 1, 0)
-    digits = _DIGITS[np.frombuffer(text, dtype=np.uint8)]
-    numbers = np.zeros(count, dtype=np.int32)
-    for offset in range(k if count else 0):
-        numbers = numbers * 4 + digits[offset : offset + count]
-    return np.where(numbers < 4**k, numbers + len(SPECIAL_TOKENS), UNK).astype(np.int64)
+    return _encode_rows(text, (1, len(text)), k).ravel()
+
+
+def _encode_rows(text: bytes, shape: tuple[int, int], k: int) -> npt.NDArray[np.int64]:
+    """Return the ids of the k-mers in sequences of equal length; `shape` is their number and that length."""
+    digits = np.frombuffer(text.translate(_DIGITS), dtype=np.uint8).reshape(shape)
+    # Words of one digit, and from those of m digits the ones of 2m, or of 2m + 1, as the bits of k say.
+    words: npt.NDArray[np.integer[Any]] = digits.astype(np.uint16)
+    length = 1
+    for bit in f"{k:b}"[1:]:
+        words, length = (words[:, :-length] << 2 * length) + words[:, length:], 2 * length
+        if bit == "1":
+            words, length = (words[:, :-1] << 2) + digits[:, length:], length + 1
+    ids = words.astype(np.int64)
+    ids += len(SPECIAL_TOKENS)
+    strange = digits == _NO_BASE
+    if ids.size and strange.any():
+        ids[sliding_window_view(strange, k, axis=1).any(axis=2)] = UNK
+    return ids
 
 
 def _check_k(k: int) -> None:
@@ -99,8 +113,9 @@ def encode_batch(
     Raises
     ------
     ValueError
-        If a sequence has more than `max_tokens` k-mers; nothing is ever cut off.
+        If k is out of range, or a sequence has more than `max_tokens` k-mers; nothing is ever cut off.
     """
+    _check_k(k)
     lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
     tokens = np.maximum(lengths - k + 1, 0)
     longest = int(tokens.max(initial=0))
@@ -110,14 +125,12 @@ def encode_batch(
             raise ValueError(f"sequence {tokens.argmax()} of the batch has {longest} {k}-mers, more than {max_tokens}")
         width = min(width, max_tokens + 2)
 
-    # All sequences are encoded as one. The k-mers across the joints are never fetched from it.
-    joined = encode("".join(sequences), k)
-    first = np.cumsum(lengths) - lengths
-    column = np.arange(width) - 1
-    is_kmer = (column >= 0) & (column < tokens[:, None])
-    ids = np.full((len(sequences), width), PAD, dtype=np.int64)
-    ids[is_kmer] = joined[(first[:, None] + column)[is_kmer]]
+    # Nucleotides before and behind each sequence take the places of what is no k-mer.
+    nucleotides = width + k - 1
+    text = "".join([f"A{sequence}".ljust(nucleotides, "A") for sequence in sequences])
+    ids = _encode_rows(text.encode("ascii", "replace"), (len(sequences), nucleotides), k)
     ids[:, 0] = CLS
+    ids[np.arange(width) > tokens[:, None]] = PAD
     np.put_along_axis(ids, tokens[:, None] + 1, SEP, axis=1)
     return ids
 
@@ -158,7 +171,7 @@ def _count_batches(sequences: Iterable[str]) -> Iterator[bytes]:
 
 
 def _count_text(sequences: list[str]) -> bytes:
-    text = "N".join(sequences).encode("ascii", "replace").translate(_TWO_BITS)
+    text = "N".join(sequences).encode("ascii", "replace").translate(_DIGITS)
     return text + bytes([_NO_BASE]) * (12 + -len(text) % 4)
 
 
@@ -183,7 +196,7 @@ def _count_words(text: bytes, k: int, words: npt.NDArray[np.int64]) -> npt.NDArr
 def _count_one_by_one(text: bytes, places: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
     """Count the four k-mers that begin at each of `places` and at the three digits behind it."""
     digits = np.frombuffer(text, dtype=np.uint8)[places[:, None] + np.arange(k + 3)].T.astype(np.int64)
-    digits[digits == _NO_BASE] = _STRANGER
+    digits[digits == _NO_BASE] = 4**k  # makes the number of any k-mer it stands in too large to be one
     numbers = np.zeros((4, len(places)), dtype=np.int64)
     for offset in range(k):
         numbers = numbers * 4 + digits[offset : offset + 4]

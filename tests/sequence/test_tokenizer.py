@@ -66,6 +66,8 @@ def test_encode_takes_bytes_and_short_sequences():
 def test_encode_refuses_other_k(k):
     with pytest.raises(ValueError, match=rf"k is {k}; it must be in 2\.\.8"):
         encode("ACGT", k)
+    with pytest.raises(ValueError, match=rf"k is {k}; it must be in 2\.\.8"):
+        encode_batch(["ACGT"], k)
 
 
 def test_batch_layout():
