@@ -12,6 +12,7 @@ from transformers.utils import cached_file
 from cmgems.config import ModelConfig, OptimizerConfig
 from cmgems.errors import UserError
 from cmgems.sequence.tokenizer import PAD, vocabulary_size
+from cmgems.training.dropout import use_dropout
 
 
 class MaskedLanguageModel(nn.Module):
@@ -50,6 +51,8 @@ def build_model(config: ModelConfig, k: int, seed: int) -> MaskedLanguageModel:
     """The model with random weights drawn from `seed`, or those of `model.init_from`."""
     torch.manual_seed(seed)
     bert = _pretrained(config) if config.init_from else BertForMaskedLM(bert_config(config, k))
+    if config.dropout:
+        use_dropout(bert)
     if config.activation_checkpointing:
         bert.activation_checkpointing_enable({"use_reentrant": False})
     return MaskedLanguageModel(bert)
