@@ -217,9 +217,8 @@ def test_activations_are_what_torch_allocates(config, k, arithmetic, checkpointi
     config = config.model_copy(update={"activation_checkpointing": checkpointing})
     rows, width = 4, 128
     kept, peak, masked = measured(config, k, rows, width, arithmetic)
-    number = 4 if arithmetic == "fp32" else 2
     bert = bert_config(config, k)
-    found = activations(bert, rows, width, masked, arithmetic, checkpointing, dropout_mask_bytes=number)
+    found = activations(bert, rows, width, masked, arithmetic, checkpointing)
     # Autocast's copies of the matrices count as model states; with checkpointing, one layer's are there at a time.
     copied = bert_config(config.model_copy(update={"layers": 1}), k) if checkpointing else bert
     copies = 2 * model_size(copied).matrices if arithmetic == "autocast" else 0
@@ -237,7 +236,7 @@ def test_activations_of_the_published_models_are_what_torch_allocates(recipe, ch
     shape = read_plan_recipe(recipe, []).model
     config = shape.model_copy(update={"activation_checkpointing": checkpointing})
     kept, peak, masked = measured(config, 6, 2, 512, "fp32")
-    found = activations(bert_config(config, 6), 2, 512, masked, "fp32", checkpointing, dropout_mask_bytes=4)
+    found = activations(bert_config(config, 6), 2, 512, masked, "fp32", checkpointing)
     assert found.kept == pytest.approx(kept, rel=0.01)
     assert found.peak == pytest.approx(peak, rel=0.05)
 

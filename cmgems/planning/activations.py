@@ -35,17 +35,13 @@ def activations(
     masked: int,
     arithmetic: Arithmetic,
     checkpointing: bool,
-    dropout_mask_bytes: int = 1,
 ) -> Activations:
-    """Activations of `rows` windows of `width` tokens, padding included, of which `masked` are masked.
-
-    `dropout_mask_bytes`: of an element of dropout's mask (1 on GPUs; on CPUs torch keeps numbers of the precision).
-    """
+    """Activations of `rows` windows of `width` tokens, padding included, of which `masked` are masked."""
     hidden, inner, vocabulary = bert.hidden_size, bert.intermediate_size, bert.vocab_size
     tokens = rows * width
     number = 4 if arithmetic == "fp32" else 2  # bytes, in matrix products
     stream = 2 if arithmetic == "16-bit" else 4  # bytes, in the residual stream
-    dropped = hidden * dropout_mask_bytes if bert.hidden_dropout_prob else 0
+    dropped = hidden if bert.hidden_dropout_prob else 0  # a byte an entry of dropout's mask
 
     # Inputs of the projections: that of queries, keys and values, of attention's and of both feed-forward projections.
     # Autocast converts the input of queries, keys and values once for each of them.
