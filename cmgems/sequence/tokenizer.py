@@ -64,12 +64,15 @@ def encode(sequence: str | bytes, k: int) -> npt.NDArray[np.int64]:
     """
     _check_k(k)
     text = sequence.encode("ascii", "replace") if isinstance(sequence, str) else sequence
-    return _encode_rows(text, (1, len(text)), k).ravel()
+    return _encode_digits(_digits(text)[None], k).ravel()
 
 
-def _encode_rows(text: bytes, shape: tuple[int, int], k: int) -> npt.NDArray[np.int64]:
-    """Return the ids of the k-mers in sequences of equal length; `shape` is their number and that length."""
-    digits = np.frombuffer(text.translate(_DIGITS), dtype=np.uint8).reshape(shape)
+def _digits(text: bytes) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(text.translate(_DIGITS), dtype=np.uint8)
+
+
+def _encode_digits(digits: npt.NDArray[np.uint8], k: int) -> npt.NDArray[np.int64]:
+    """Return the ids of the k-mers in sequences of equal length, one in each row."""
     # Words of one digit, and from those of m digits the ones of 2m, or of 2m + 1, as the bits of k say.
     words: npt.NDArray[np.integer[Any]] = digits.astype(np.uint16)
     length = 1
@@ -128,7 +131,7 @@ def encode_batch(
     # Nucleotides before and behind each sequence take the places of what is no k-mer.
     nucleotides = width + k - 1
     text = "".join([f"A{sequence}".ljust(nucleotides, "A") for sequence in sequences])
-    ids = _encode_rows(text.encode("ascii", "replace"), (len(sequences), nucleotides), k)
+    ids = _encode_digits(_digits(text.encode("ascii", "replace")).reshape(len(sequences), nucleotides), k)
     ids[:, 0] = CLS
     ids[np.arange(width) > tokens[:, None]] = PAD
     np.put_along_axis(ids, tokens[:, None] + 1, SEP, axis=1)
@@ -195,12 +198,8 @@ def _count_words(text: bytes, k: int, words: npt.NDArray[np.int64]) -> npt.NDArr
 
 def _count_one_by_one(text: bytes, places: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
     """Count the four k-mers that begin at each of `places` and at the three digits behind it."""
-    digits = np.frombuffer(text, dtype=np.uint8)[places[:, None] + np.arange(k + 3)].T.astype(np.int64)
-    digits[digits == _NO_BASE] = 4**k  # makes the number of any k-mer it stands in too large to be one
-    numbers = np.zeros((4, len(places)), dtype=np.int64)
-    for offset in range(k):
-        numbers = numbers * 4 + digits[offset : offset + 4]
-    return np.bincount(numbers[numbers < 4**k], minlength=4**k)
+    ids = _encode_digits(np.frombuffer(text, dtype=np.uint8)[places[:, None] + np.arange(k + 3)], k)
+    return np.bincount(ids[ids != UNK] - len(SPECIAL_TOKENS), minlength=4**k)
 
 
 def build_tokenizer(k: int, max_positions: int) -> PreTrainedTokenizerFast:

@@ -1,7 +1,7 @@
-"""Dropout whose bits are drawn sixteen at a time on the CPU, where torch draws them one by one and in one thread.
+"""Dropout that on the CPU makes four values' draws of one number of torch's generator, where torch takes one for each.
 
-There it takes a quarter of a training step of DNABERT, most of it for the attention's probabilities, as no fused kernel
-computes attention with dropout on the CPU. On GPUs torch's own kernels are used.
+Done by torch it takes a quarter of a training step of DNABERT, most of it for the attention's probabilities, as no
+fused kernel computes attention with dropout on the CPU. On GPUs torch's own kernels are used.
 """
 
 import torch
@@ -39,13 +39,13 @@ class Dropout(nn.Dropout):
 
 
 def drop(values: Tensor, p: float) -> Tensor:
-    """Values, each zero with probability p (to 2^-17 on the CPU), the others divided by 1 - p; p below 1.
+    """Values, each zero with probability p (to 2^-17 on the CPU), the others divided by 1 - p.
 
     Drawn from torch's generator of the device: `torch.manual_seed` determines it.
     """
     if not p:
         return values
-    if values.device.type != "cpu":
+    if values.device.type != "cpu" or p == 1:
         return functional.dropout(values, p)
     number = min(round(p * _DRAWS), _DRAWS - 1)
     words = torch.empty(-(-values.numel() // _DRAWS_A_WORD), dtype=torch.int64).random_(-(2**63), None)

@@ -42,6 +42,7 @@ def test_it_is_a_function_of_the_seed_and_the_gradient_goes_where_the_values_wen
 def test_values_keep_their_type(dtype):
     assert drop(torch.ones(7, dtype=dtype), 0.5).dtype == dtype
     assert drop(torch.ones(7, dtype=dtype), 0.0).tolist() == [1] * 7
+    assert drop(torch.ones(1000, dtype=dtype), 1.0).tolist() == [0] * 1000
 
 
 @pytest.mark.parametrize("padded", [False, True])
