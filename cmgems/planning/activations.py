@@ -43,26 +43,35 @@ def activations(
     stream = 2 if arithmetic == "16-bit" else 4  # bytes, in the residual stream
     dropped = hidden if bert.hidden_dropout_prob else 0  # a byte an entry of dropout's mask
 
-    # Inputs of the projections: that of queries, keys and values, of attention's and of both feed-forward projections.
-    # Autocast converts the input of queries, keys and values once for each of them.
-    inputs = ((3 if arithmetic == "autocast" else 1) + 2) * hidden + inner
-    attention = 3 * hidden * number + 4 * bert.num_attention_heads + width * number
+    # Inputs of the projections: those of keys and values, of queries, of attention's and of both feed-forward
+    # projections. The first three are one, which autocast converts for each of them.
+    shared = (2 if arithmetic == "autocast" else 1) * number * hidden + 2 * number * hidden  # and keys and values
+    queries = number * hidden if arithmetic == "autocast" else 0
+    attention = number * hidden + 4 * bert.num_attention_heads + width * number
     norms = 2 * (stream * hidden + _STATISTICS)
-    layer = tokens * (number * inputs + attention + number * inner + norms + 2 * dropped)
+    own = queries + attention + number * (2 * hidden + 2 * inner) + norms + 2 * dropped
+    layer = tokens * (shared + own)
+    # The last layer makes keys and values of all tokens, and the rest for the masked ones alone, which it copies.
+    copies = number * hidden + (0 if arithmetic == "autocast" else number * hidden)
+    last = tokens * shared + masked * (own + copies)
     embeddings = tokens * (stream * hidden + _STATISTICS + dropped)
     head = masked * (4 * number * hidden + 4 * vocabulary + _STATISTICS)  # log-probabilities are fp32
 
-    if checkpointing:  # the input of each layer, and the padding mask, one byte an entry
-        kept = bert.num_hidden_layers * tokens * stream * hidden + tokens * width + embeddings + head
+    others = bert.num_hidden_layers - 1
+    if checkpointing:  # the input of each layer but the last, and the padding mask, one byte an entry
+        kept = others * tokens * stream * hidden + tokens * width + last + embeddings + head
         recomputed = layer
     else:
-        kept = bert.num_hidden_layers * layer + embeddings + head
+        kept = others * layer + last + embeddings + head
         recomputed = 0
-    # The head's forward pass: the last hidden states, and the logits in their precision and in fp32. Its backward
-    # pass: two gradients of the logits in fp32.
+    # The head's forward pass: the logits in their precision and in fp32. Its backward pass: two gradients of the logits
+    # in fp32.
     logits = 4 if arithmetic == "fp32" else 6
-    at_head = max(tokens * stream * hidden + masked * logits * vocabulary, masked * 8 * vocabulary)
-    # The last layer's backward pass, the head's activations gone: gradients of the residual stream, of its
-    # normalisation, of the wide feed-forward activations, and of a matrix of these, before it is added up.
-    at_layer = recomputed - head + tokens * (2 * stream * hidden + number * inner) + number * hidden * inner
-    return Activations(kept, kept + max(at_head, at_layer))
+    at_head = max(masked * logits * vocabulary, masked * 8 * vocabulary)
+    # The backward pass of the layer before the last, whose activations are gone, and the head's: gradients of the
+    # residual stream, of its normalisation, of the wide feed-forward activations, and of a matrix of these, before it
+    # is added up.
+    at_layer = recomputed - head - last + tokens * (2 * stream * hidden + number * inner) + number * hidden * inner
+    # That of the last layer: gradients of keys, of values, and of the residual stream by each of them.
+    at_last = tokens * (2 * number + 2 * stream) * hidden - head - masked * own
+    return Activations(kept, kept + max(at_head, at_layer if others else 0, at_last))

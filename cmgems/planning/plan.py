@@ -12,7 +12,7 @@ from cmgems.planning.activations import Arithmetic, activations
 from cmgems.planning.gpus import GpuKind, find_gpu
 from cmgems.planning.launches import LAUNCHES, Launch, ModelSize, Place, buffers, model_size, model_states, sent_bytes
 from cmgems.planning.windows import Windows, full_width, mask_rate, read_windows, widths
-from cmgems.training.model import bert_config, encoder_flops, head_flops
+from cmgems.training.model import bert_config, repeatable_flops, training_flops
 from cmgems.training.order import BatchPlan
 
 STEPS = (1_000, 10_000, 120_000)
@@ -135,12 +135,8 @@ def make_plan(config: PretrainConfig, gpu: str, gpus: int, nodes: int = 1, utili
         batch=BatchPlan(config.training.global_batch, gpus, config.training.micro_batch),
     )
     size = model_size(job.bert)
-    encoder, head = job.flops()
-    # The forward pass, a third of the operations, is done twice.
-    repeated = 4 / 3 if config.model.activation_checkpointing else 1
-    executed = encoder * repeated + head
-    # All wait for the first rank, which has the longest windows.
-    seconds = (job.encoder_flops(0) * repeated + head * job.share(0)) / (peak * utilisation)
+    flops, repeated = (sum(part) for part in zip(*map(job.flops, range(gpus)), strict=True))
+    seconds = sum(job.flops(0)) / (peak * utilisation)  # all wait for the first rank, which has the longest windows
     return Plan(
         recipe=config.name,
         gpu=name,
@@ -155,8 +151,8 @@ def make_plan(config: PretrainConfig, gpu: str, gpus: int, nodes: int = 1, utili
         global_batch=job.batch.global_batch,
         micro_batch=job.batch.micro_batch,
         micro_steps=job.batch.accumulation,
-        flops_a_step=encoder + head,
-        executed_flops_a_step=executed,
+        flops_a_step=flops,
+        executed_flops_a_step=flops + repeated,
         utilisation=utilisation,
         seconds_a_step=seconds,
         steps=config.training.steps,
@@ -190,24 +186,20 @@ class _Job:
         """Widths of a rank's micro-batches."""
         return widths(self.windows, self.batch, rank, self.config.model.max_positions)
 
-    def share(self, rank: int) -> float:
-        """Share of the global batch's windows that a rank has."""
-        slots = [self.batch.slots(micro_step, rank) for micro_step in range(self.batch.accumulation)]
-        return sum(int((some >= 0).sum()) for some in slots) / self.batch.global_batch
-
     def mean_width(self) -> float:
         """Mean width over all micro-batches that have windows."""
         found = [width for rank in range(self.place.gpus) for width in self.widths(rank) if width]
         return sum(found) / len(found)
 
-    def encoder_flops(self, rank: int) -> float:
-        """Model operations of the encoder in an optimizer step on one GPU, for rows that fill gaps, too."""
-        return float(sum(encoder_flops(self.bert, self.batch.micro_batch, width) for width in self.widths(rank)))
-
-    def flops(self) -> tuple[float, float]:
-        """Model operations of an optimizer step on all GPUs: the encoder's, and the head's."""
-        encoder = sum(self.encoder_flops(rank) for rank in range(self.place.gpus))
-        return encoder, head_flops(self.bert, round(self.mask_rate * self.windows.mean * self.batch.global_batch))
+    def flops(self, rank: int) -> tuple[float, float]:
+        """Model operations of an optimizer step on one GPU, for rows that fill gaps, too; and those that activation
+        checkpointing repeats."""
+        once, repeated, rows = 0.0, 0.0, self.batch.micro_batch
+        for micro_step, width in enumerate(self.widths(rank)):
+            windows = int((self.batch.slots(micro_step, rank) >= 0).sum())
+            once += training_flops(self.bert, rows, width, self.mask_rate * self.windows.mean * windows)
+            repeated += repeatable_flops(self.bert, rows, width)
+        return once, repeated if self.config.model.activation_checkpointing else 0.0
 
     def usable_memory(self) -> int:
         """Bytes of a GPU's memory that are planned with."""

@@ -24,7 +24,7 @@ from cmgems.training.evaluation import Validation, fixed_maskings
 from cmgems.training.interruption import StopRequest, noting_signals
 from cmgems.training.loader import MicroBatch, TrainingRows, Windows, iterating, make_loader
 from cmgems.training.metrics import LogWindow
-from cmgems.training.model import encoder_flops, head_flops, learning_rate
+from cmgems.training.model import learning_rate, training_flops
 from cmgems.training.order import BatchPlan
 
 
@@ -178,9 +178,13 @@ class Trainer:
             f"these windows; the newest checkpoint in {self.folder / 'checkpoints'} is from before"
         )
 
-    def _flops(self, masked: list[MaskedBatch]) -> int:
+    def _flops(self, masked: list[MaskedBatch]) -> float:
         config = self.accelerator.unwrap_model(self.model).bert.config
-        return sum(encoder_flops(config, *m.input_ids.shape) for m in masked)
+        counts = torch.stack([batch.masked.sum() for batch in masked]).tolist()
+        return sum(
+            training_flops(config, len(batch.masked), batch.masked.shape[1], count)
+            for batch, count in zip(masked, counts, strict=True)
+        )
 
     def _after_step(self, display: Display, writer: CheckpointWriter, stop: bool) -> None:
         step, config = self.progress.step, self.config
@@ -209,9 +213,8 @@ class Trainer:
             )
 
     def _log_training(self, display: Display) -> None:
-        bert = self.accelerator.unwrap_model(self.model).bert.config
         totals = self._window.reduce(self.accelerator)
-        self.progress.flops += totals.encoder_flops + head_flops(bert, totals.masked_tokens)
+        self.progress.flops += totals.flops
         metrics = totals.metrics()
         self._tick()
         metrics["curriculum/stage"] = self.controller.index

@@ -15,7 +15,7 @@ class Totals:
     steps: int
     loss: float
     statistics: dict[str, int]
-    encoder_flops: float
+    flops: float
     gradient_norm: float
     learning_rate: float
     seconds: float
@@ -52,30 +52,30 @@ class LogWindow:
         self.steps = 0
         self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self.statistics = torch.zeros(len(STATISTICS), dtype=torch.int64, device=self.device)
-        self.encoder_flops, self.norm, self.rate, self.seconds = 0, 0.0, 0.0, 0.0
+        self.flops, self.norm, self.rate, self.seconds = 0.0, 0.0, 0.0, 0.0
 
     def add(
-        self, statistics: torch.Tensor, loss: torch.Tensor, norm: float, rate: float, encoder_flops: int, seconds: float
+        self, statistics: torch.Tensor, loss: torch.Tensor, norm: float, rate: float, flops: float, seconds: float
     ) -> None:
         """Take in one optimizer step of this rank; `loss` is the sum over its masked tokens."""
         self.steps += 1
         self.loss += loss.double()
         self.statistics += statistics
-        self.encoder_flops += encoder_flops
+        self.flops += flops
         self.norm += norm
         self.rate = rate
         self.seconds += seconds
 
     def reduce(self, accelerator: Accelerator) -> Totals:
         """Totals over all ranks; collective. A new window begins."""
-        own = torch.tensor([self.encoder_flops], dtype=torch.float64, device=self.device)
+        own = torch.tensor([self.flops], dtype=torch.float64, device=self.device)
         sums = accelerator.reduce(torch.cat([self.loss[None], own]), "sum").tolist()
         counts = accelerator.reduce(self.statistics, "sum").tolist()
         totals = Totals(
             steps=self.steps,
             loss=sums[0],
             statistics=dict(zip(STATISTICS, counts, strict=True)),
-            encoder_flops=sums[1],
+            flops=sums[1],
             gradient_norm=self.norm,
             learning_rate=self.rate,
             seconds=self.seconds,

@@ -1,22 +1,27 @@
 """The BERT encoder with its masked-language-model head, its optimizer, and what a step of it costs."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForMaskedLM
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.models.bert.modeling_bert import BertCrossAttention, BertLayer
 from transformers.utils import cached_file
 
 from cmgems.config import ModelConfig, OptimizerConfig
 from cmgems.errors import UserError
+from cmgems.masking.strategies import places
 from cmgems.sequence.tokenizer import PAD, vocabulary_size
 from cmgems.training.dropout import use_dropout
 
 
 class MaskedLanguageModel(nn.Module):
-    """BERT that computes its head, a projection onto the whole vocabulary, for the masked tokens only."""
+    """BERT that computes for the masked tokens only what no other token needs: the last layer, but for its keys and
+    values, and the head, a projection onto the whole vocabulary."""
 
     def __init__(self, bert: BertForMaskedLM) -> None:
         super().__init__()
@@ -26,9 +31,58 @@ class MaskedLanguageModel(nn.Module):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, masked: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
         """Negative log-likelihood in nats, float32 [M], of the M masked tokens; all inputs are [B, T]."""
-        hidden = self.bert.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        logits = self.bert.cls(hidden[masked])
-        return cross_entropy(logits.float(), labels[masked], reduction="none")
+        tokens = _MaskedTokens.of(masked)
+        model = self.bert.bert
+        hidden = model.embeddings(input_ids=input_ids)
+        seen = create_bidirectional_mask(config=model.config, inputs_embeds=hidden, attention_mask=attention_mask)
+        *layers, last = model.encoder.layer
+        for layer in layers:
+            hidden = layer(hidden, seen)
+        logits = self.bert.cls(_last_layer(last, hidden, seen, tokens))
+        return cross_entropy(logits.float(), labels.take(tokens.place), reduction="none")
+
+
+@dataclass(frozen=True, slots=True)
+class _MaskedTokens:
+    """Where the M masked tokens of a batch [B, T] are."""
+
+    place: torch.Tensor
+    """int64 [M], among all tokens [B * T]."""
+    slot: torch.Tensor
+    """int64 [M], among those of a table [B * most] with a line for each row."""
+    most: int
+    """Masked tokens of the row that has most of them, 1 at least."""
+
+    @classmethod
+    def of(cls, masked: torch.Tensor) -> "_MaskedTokens":
+        """Waits for the device twice; before the model has started, as else it would have to wait for that."""
+        row, column = places(masked)
+        number = masked.sum(dim=1)
+        most = max(1, int(number.max()))
+        before = (number.cumsum(dim=0) - number)[row]
+        return cls(
+            row * masked.shape[1] + column, row * most + torch.arange(len(row), device=row.device) - before, most
+        )
+
+
+def _last_layer(
+    layer: BertLayer, hidden: torch.Tensor, seen: torch.Tensor | None, tokens: _MaskedTokens
+) -> torch.Tensor:
+    """What a layer makes of the masked tokens [M, H], from the hidden states of all [B, T, H]."""
+    rows, _, size = hidden.shape
+    # A row with fewer tokens than the table is wide has some token in the rest of its line, which is left out again.
+    place = tokens.place.new_zeros(rows * tokens.most).scatter(0, tokens.slot, tokens.place)
+    own = hidden.flatten(0, 1).index_select(0, place).view(rows, tokens.most, size)
+    attention = layer.attention
+    context, _ = BertCrossAttention.forward(
+        attention.self,
+        own,
+        encoder_hidden_states=hidden,
+        attention_mask=None if seen is None else seen[:, :, : tokens.most],  # for each token the same
+    )
+    chosen, context = (states.flatten(0, 1).index_select(0, tokens.slot) for states in (own, context))
+    found: torch.Tensor = layer.feed_forward_chunk(attention.output(context, chosen))
+    return found
 
 
 def bert_config(config: ModelConfig, k: int) -> BertConfig:
@@ -129,18 +183,29 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float
     return config.learning_rate * (total_steps - step) / (total_steps - config.warmup_steps)
 
 
-def encoder_flops(config: BertConfig, rows: int, width: int) -> int:
-    """Floating-point operations of a training step's encoder for `rows` windows of `width` tokens, padding included.
+def training_flops(config: BertConfig, rows: int, width: int, masked: float) -> float:
+    """Floating-point operations of a training step on `rows` windows of `width` tokens, padding included, of which
+    `masked` are masked.
 
     Matrix products only, two operations a multiply-add, the backward pass counted as twice the forward (Kaplan et al.
     2020, "Scaling Laws for Neural Language Models", section 2.1). Recomputed activations do not count.
     """
-    hidden, tokens = config.hidden_size, rows * width
-    projections = 2 * (4 * hidden * hidden + 2 * hidden * config.intermediate_size) * tokens
-    attention = 2 * 2 * hidden * width * tokens
-    return int(3 * config.num_hidden_layers * (projections + attention))
+    hidden = int(config.hidden_size)
+    head = 2 * (hidden * hidden + hidden * int(config.vocab_size)) * masked
+    last = _layer_flops(config, rows * width, width, masked)
+    return 3 * (repeatable_flops(config, rows, width) + last + head)
 
 
-def head_flops(config: BertConfig, masked: int) -> int:
-    """The same for the masked-language-model head, which is computed for `masked` tokens only."""
-    return int(3 * 2 * (config.hidden_size**2 + config.hidden_size * config.vocab_size) * masked)
+def repeatable_flops(config: BertConfig, rows: int, width: int) -> float:
+    """Those of a forward pass through the layers that `model.activation_checkpointing` computes once more: all but the
+    last."""
+    tokens, layers = rows * width, int(config.num_hidden_layers) - 1
+    return layers * _layer_flops(config, tokens, width, tokens)
+
+
+def _layer_flops(config: BertConfig, tokens: int, width: int, computed: float) -> float:
+    """Those of a layer's forward pass: keys and values of all tokens, and the rest of `computed` ones."""
+    hidden, inner = int(config.hidden_size), int(config.intermediate_size)
+    projections = 2 * (2 * hidden * hidden + 2 * hidden * inner)
+    attention = 2 * 2 * hidden * width
+    return 2 * 2 * hidden * hidden * tokens + (projections + attention) * computed

@@ -15,9 +15,9 @@ from cmgems.training.model import (
     build_model,
     build_optimizer,
     check_init_from,
-    encoder_flops,
-    head_flops,
     learning_rate,
+    repeatable_flops,
+    training_flops,
 )
 
 SMALL = ModelConfig(layers=2, hidden=32, intermediate=64, heads=4, dropout=0.1, max_positions=32)
@@ -42,6 +42,19 @@ def test_the_loss_is_that_of_transformers_on_the_masked_tokens(batch):
     expected = model.bert(batch["input_ids"], attention_mask=batch["attention_mask"].long(), labels=labels).loss
     assert nll.shape == (int(batch["masked"].sum()),)
     assert nll.mean().item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_gradients_are_those_of_the_whole_model(batch):
+    batch["masked"][0] = False
+    batch["masked"][2, 1:] = True
+    of_masked, of_all = (build_model(SMALL, k=3, seed=1).eval() for _ in range(2))
+    of_masked(**batch).sum().backward()
+    logits = of_all.bert(batch["input_ids"], attention_mask=batch["attention_mask"].long()).logits
+    torch.nn.functional.cross_entropy(
+        logits[batch["masked"]], batch["labels"][batch["masked"]], reduction="sum"
+    ).backward()
+    for one, other in zip(of_masked.parameters(), of_all.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_padding_does_not_change_the_loss(batch):
@@ -99,17 +112,26 @@ def test_the_published_models_have_their_published_shapes():
     assert sum(p.numel() for p in dnabert.bert.encoder.parameters()) == 85_054_464  # BERT base
 
 
-def test_flops_are_those_that_torch_counts():
-    settings = ModelConfig(layers=3, hidden=32, intermediate=48, heads=4, dropout=0, max_positions=32)
-    model = build_model(settings, k=3, seed=1)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_flops_are_those_that_torch_counts(checkpointing):
+    settings = ModelConfig(
+        layers=3,
+        hidden=32,
+        intermediate=48,
+        heads=4,
+        dropout=0,
+        max_positions=32,
+        activation_checkpointing=checkpointing,
+    )
+    model = build_model(settings, k=3, seed=1).train()
     ids = torch.randint(5, 69, (4, 24))
     masked = torch.zeros_like(ids, dtype=torch.bool)
     masked[:, 3:9] = True
     # Without a padding mask torch takes its math path of attention, whose products its counter knows.
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(ids, torch.ones_like(ids, dtype=torch.bool), masked, ids).sum().backward()
-    config = model.bert.config
-    ours = encoder_flops(config, *ids.shape) + head_flops(config, int(masked.sum()))
+    ours = training_flops(model.bert.config, *ids.shape, int(masked.sum()))
+    ours += repeatable_flops(model.bert.config, *ids.shape) * checkpointing
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
