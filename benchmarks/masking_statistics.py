@@ -83,7 +83,7 @@ def sample_windows(bases: list[str], tokens: int, k: int, number: int) -> torch.
 def mask(masker: Masker, ids: torch.Tensor, name: str, rate: float) -> Iterable[MaskedBatch]:
     """The windows in masked batches."""
     setting = [MaskingConfig.model_validate({"strategy": name, "rate": rate})]
-    for sample_id in torch.arange(len(ids)).split(BATCH):
+    for sample_id in torch.split(torch.arange(len(ids)), BATCH):
         yield masker(ids[sample_id], torch.zeros_like(sample_id), sample_id, setting)
 
 
@@ -146,9 +146,10 @@ def write_between_markers(path: Path, tables: dict[str, str]) -> None:
     text = path.read_text(encoding="utf-8")
     for name, new in tables.items():
         section = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if not section.search(text):
+        found = section.search(text)
+        if not found:
             raise SystemExit(f"{path}: there is no '<!-- {name} -->' followed by '<!-- end -->'")
-        text = section.sub(lambda found, new=new: f"{found[1]}\n{new}\n\n{found[2]}", text)
+        text = f"{text[: found.end(1)]}\n{new}\n\n{text[found.start(2) :]}"
     path.write_text(text, encoding="utf-8")
 
 

@@ -60,7 +60,7 @@ def genemask_loop(
     return inputs, masked
 
 
-class _Clock(TrainerCallback):
+class _Clock(TrainerCallback):  # type: ignore[misc]
     """Time after each optimizer step."""
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ def train_by_trainer(
     return [later - earlier for earlier, later in pairwise(clock.times)]
 
 
-class _InOrder(Trainer):
+class _InOrder(Trainer):  # type: ignore[misc]
     """A Trainer that does not shuffle: the same windows as the others, in the same batches."""
 
     def _get_train_sampler(self, *_: object) -> torch.utils.data.Sampler[int]:

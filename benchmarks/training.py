@@ -30,7 +30,7 @@ from cmgems.training.order import BatchPlan
 from cmgems.training.setup import open_npmi
 
 K = 6
-SIZES = {"logo": (2, 256, 16), "dnabert": (2, 16, 4)}
+SIZES = {"logo": (2, 128, 16), "dnabert": (2, 32, 4)}
 """By model: optimizer steps, of which the first is not counted, global batch, micro-batch."""
 FULL = {"training.steps": 4, "training.global_batch": 64}
 """Where all windows are of full length: every micro-batch takes as long, so a few of them will do."""
