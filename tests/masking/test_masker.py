@@ -5,8 +5,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from cmgems.config import CorruptionConfig, MaskingConfig
 from cmgems.masking.counters import Counters, Stream
@@ -14,6 +12,7 @@ from cmgems.masking.masker import STATISTICS, MaskedBatch, Masker
 from cmgems.masking.npmi import NpmiTable
 from cmgems.sequence.tokenizer import CLS, MASK, PAD, SEP, encode_batch
 from tests.masking import reference
+from tests.waits import Waits
 
 SPAN = MaskingConfig(strategy="span", rate=0.15)
 GENEMASK = MaskingConfig(strategy="genemask", rate=0.15)
@@ -41,23 +40,6 @@ def runs(masked: Tensor) -> list[tuple[int, int, int]]:
 
 def share(tokens: Tensor, of: Tensor) -> float:
     return (tokens & of).sum().item() / of.sum().item()
-
-
-class _Waits(TorchDispatchMode):
-    """Notes the operations that a GPU would have to come to the end of: their result's value or size is read back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name().partition(".")[0]
-        by_bools = name.startswith("aten::index") and any(
-            torch.is_tensor(index) and index.dtype == torch.bool for index in tree_leaves(args[1:2])
-        )
-        if by_bools or name in ("aten::nonzero", "aten::_local_scalar_dense", "aten::masked_select"):
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 class TestMasking:
@@ -102,7 +84,7 @@ class TestMasking:
         self, full_windows: Tensor, human_table: NpmiTable, masking: list[MaskingConfig], lookups: int
     ) -> None:
         mask = masker(human_table, unit="run")
-        with _Waits() as waits:
+        with Waits() as waits:
             mask.statistics(apply(mask, full_windows, masking))
         assert waits.found == ["aten::nonzero"] * lookups
 

@@ -19,6 +19,7 @@ from cmgems.training.model import (
     repeatable_flops,
     training_flops,
 )
+from tests.waits import Waits
 
 SMALL = ModelConfig(layers=2, hidden=32, intermediate=64, heads=4, dropout=0.1, max_positions=32)
 
@@ -55,6 +56,15 @@ def test_gradients_are_those_of_the_whole_model(batch):
     ).backward()
     for one, other in zip(of_masked.parameters(), of_all.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_a_device_is_waited_for_before_the_first_layer_only(batch):
+    model = build_model(SMALL.model_copy(update={"dropout": 0}), k=3, seed=1)
+    before = []
+    model.bert.bert.encoder.layer[0].register_forward_pre_hook(lambda *_: before.append(len(waits.found)))
+    with Waits() as waits:
+        model(**batch).sum().backward()
+    assert before == [len(waits.found)] == [3], waits.found  # where masked tokens are, the most in a row; any padding?
 
 
 def test_padding_does_not_change_the_loss(batch):
