@@ -289,8 +289,8 @@ def test_activations_of_the_last_layer_and_the_head_are_of_the_masked_tokens_alo
     bert = bert_config(ModelConfig(layers=1, hidden=64, intermediate=32, heads=4, dropout=0), k=6)
     one, two = (activations(bert, 8, 128, masked, "16-bit", False).kept for masked in (100, 200))
     head = 4 * 2 * 64 + 4 * 4101 + 8
-    # Two copies of the token's states; attention's output, one float a head, and the padding mask; inputs of three
-    # projections; GELU's input; normalisation twice.
+    # Copies of the token's states and of attention's output; queries, one float a head, and the padding mask; inputs
+    # of three projections; GELU's input; normalisation twice.
     layer = 2 * 2 * 64 + (2 * 64 + 4 * 4 + 2 * 128) + 2 * (2 * 64 + 32) + 2 * 32 + 2 * (2 * 64 + 8)
     assert two - one == 100 * (head + layer)
 

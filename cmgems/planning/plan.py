@@ -135,8 +135,9 @@ def make_plan(config: PretrainConfig, gpu: str, gpus: int, nodes: int = 1, utili
         batch=BatchPlan(config.training.global_batch, gpus, config.training.micro_batch),
     )
     size = model_size(job.bert)
-    flops, repeated = (sum(part) for part in zip(*map(job.flops, range(gpus)), strict=True))
-    seconds = sum(job.flops(0)) / (peak * utilisation)  # all wait for the first rank, which has the longest windows
+    of_ranks = [job.flops(rank) for rank in range(gpus)]
+    flops, repeated = (sum(part) for part in zip(*of_ranks, strict=True))
+    seconds = sum(of_ranks[0]) / (peak * utilisation)  # all wait for the first rank, which has the longest windows
     return Plan(
         recipe=config.name,
         gpu=name,

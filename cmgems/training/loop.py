@@ -109,7 +109,8 @@ class Trainer:
         masked = [self.masker(w.ids, w.epoch, w.sample_id, self.controller.stage.masking) for w in windows]
         # The loss of a global batch is the sum over its masked tokens divided by their number, on all ranks together.
         # Both DeepSpeed and Accelerate divide by processes and micro-steps, which are therefore multiplied in.
-        tokens = self.accelerator.reduce(torch.stack([m.masked.sum() for m in masked]).sum(), "sum")
+        counts = torch.stack([m.masked.sum() for m in masked])
+        tokens = self.accelerator.reduce(counts.sum(), "sum")
         scale = self.accelerator.num_processes * self.plan.accumulation / tokens.clamp(min=1)
         rate = learning_rate(config.optimizer, step, config.training.steps)
         for group in self.optimizer.param_groups:
@@ -129,7 +130,7 @@ class Trainer:
         self.progress.step += 1
         statistics = torch.stack([self.masker.statistics(batch) for batch in masked]).sum(0)
         seconds = time.perf_counter() - started
-        self._window.add(statistics, torch.stack(losses).sum(), norm, rate, self._flops(masked), seconds)
+        self._window.add(statistics, torch.stack(losses).sum(), norm, rate, self._flops(masked, counts), seconds)
         return stop
 
     def _seed_dropout(self, step: int, micro_step: int) -> None:
@@ -178,12 +179,11 @@ class Trainer:
             f"these windows; the newest checkpoint in {self.folder / 'checkpoints'} is from before"
         )
 
-    def _flops(self, masked: list[MaskedBatch]) -> float:
+    def _flops(self, masked: list[MaskedBatch], counts: torch.Tensor) -> float:
         config = self.accelerator.unwrap_model(self.model).bert.config
-        counts = torch.stack([batch.masked.sum() for batch in masked]).tolist()
         return sum(
             training_flops(config, len(batch.masked), batch.masked.shape[1], count)
-            for batch, count in zip(masked, counts, strict=True)
+            for batch, count in zip(masked, counts.tolist(), strict=True)
         )
 
     def _after_step(self, display: Display, writer: CheckpointWriter, stop: bool) -> None:
