@@ -5,7 +5,7 @@ A resumed run, another number of processes and another number of loader workers 
 device.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache, cached_property
@@ -55,26 +55,22 @@ class Counters:
 
     def bits(self, stream: Stream, columns: int) -> torch.Tensor:
         """Uniform random words, int64 [B, columns], 0 to 2^32 - 1. A further column changes none of those before."""
-        low, high = self._keys(stream)
+        low, high = self._keys[:, stream]
         column = _words(torch.arange(columns, device=self.sample_id.device))
         return _tensor(_hash(column, low[:, None], high[:, None]))
 
-    def bits_at(self, stream: Stream, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
-        """Those of `bits` in some places, int64 [M]; rows (of this batch) and columns are int64 [M]."""
-        low, high = self._keys(stream)
-        return _tensor(_hash(_words(column), low.take(row), high.take(row)))
-
-    def _keys(self, stream: Stream) -> tuple[Words, Words]:
-        """Two words a row [B]."""
-        low, high = self._all_keys[:, stream]
-        return low, high
+    def bits_at(self, streams: Sequence[Stream], row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+        """Those of `bits` in some places, for several streams at once, int64 [streams, M]; rows (of this batch) are
+        int64 [M], columns int64 [streams, M]."""
+        low, high = self._keys[:, list(streams)]
+        return _tensor(_hash(_words(column), _take(low, row), _take(high, row)))
 
     @cached_property
-    def _all_keys(self) -> Words:
-        """Those of all streams [2, streams, B]: with so few rows, one by one would take as many times as long."""
-        key = torch.stack([self.epoch, self.sample_id, self.sample_id >> 32]) & WORD
-        starts = torch.tensor(_starts(self.seed), device=self.sample_id.device)
-        return _fold(_words(starts), _words(key))
+    def _keys(self) -> Words:
+        """Two words a row for each stream [2, streams, B]: with so few rows, stream by stream would take as many times
+        as long."""
+        key = torch.stack([self.epoch, self.sample_id, self.sample_id >> 32])
+        return _fold(_starts(self.seed, key.device), _words(key))
 
 
 def threshold(probability: float) -> int:
@@ -83,14 +79,20 @@ def threshold(probability: float) -> int:
 
 
 @cache
-def _starts(seed: int) -> list[list[list[int]]]:
+def _starts(seed: int, device: torch.device) -> Words:
     """What the keys of a run's streams begin with [2, streams, 1]."""
-    return [[[_fold(start, [seed & WORD, int(stream)])] for stream in Stream] for start in _STARTS]
+    starts = [[[_fold(start, [seed & WORD, int(stream)])] for stream in Stream] for start in _STARTS]
+    return _words(torch.tensor(starts, device=device))
 
 
 def _words(values: torch.Tensor) -> Words:
-    """Values below 2^32 as words: on the CPU of 32 bits, which torch cannot multiply, in a fraction of the time."""
-    return values.numpy().astype(np.uint32) if values.device.type == "cpu" else values
+    """The lowest 32 bits of int64: on the CPU as words of 32 bits, which torch cannot multiply, in less time."""
+    return values.numpy().astype(np.uint32) if values.device.type == "cpu" else values & WORD
+
+
+def _take(words: Words, row: torch.Tensor) -> Words:
+    """Words of rows [streams, B] for each of some rows, [streams, M]."""
+    return words.take(row.numpy(), axis=1) if isinstance(words, np.ndarray) else words.index_select(1, row)
 
 
 def _tensor(words: Words) -> torch.Tensor:
@@ -106,7 +108,7 @@ def _hash(column: Words, low: Words, high: Words) -> Words:
 def _fold(word: Words, parts: Iterable[Words]) -> Words:
     """Hash the parts, one after the other, into the word."""
     for part in parts:
-        word = _mix(_wrapped(word + part + _STEP))
+        word = _mix(_wrapped(word + (part + _STEP)))
     return word
 
 

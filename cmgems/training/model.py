@@ -56,13 +56,12 @@ class _MaskedTokens:
     @classmethod
     def of(cls, masked: torch.Tensor) -> "_MaskedTokens":
         """Waits for the device twice; before the model has started, as else it would have to wait for that."""
-        row, column = places(masked)
+        place = places(masked)
+        row = place // masked.shape[1]
         number = masked.sum(dim=1)
         most = max(1, int(number.max()))
         before = (number.cumsum(dim=0) - number)[row]
-        return cls(
-            row * masked.shape[1] + column, row * most + torch.arange(len(row), device=row.device) - before, most
-        )
+        return cls(place, row * most + torch.arange(len(row), device=row.device) - before, most)
 
 
 def _last_layer(

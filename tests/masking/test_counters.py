@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmgems.masking.counters import Counters, Stream, threshold
+from cmgems.masking.counters import WORD, Counters, Stream, _starts, threshold
 from tests.masking.reference import random_word
 
 ROWS, COLUMNS = 512, 512
@@ -111,8 +111,10 @@ def test_a_threshold_is_met_with_its_probability() -> None:
 def test_some_places_alone_have_the_same_bits() -> None:
     counters = Counters(42, torch.tensor([0, 3, 1]), torch.tensor([7, 2**62, -1]))
     row, column = torch.tensor([2, 0, 0, 1]), torch.tensor([599, 0, 17, 3])
+    columns = torch.stack([column + shift for shift in range(len(Stream))])
+    found = counters.bits_at(list(Stream), row, columns)
     for stream in Stream:
-        assert torch.equal(counters.bits_at(stream, row, column), counters.bits(stream, 600)[row, column])
+        assert torch.equal(found[stream], counters.bits(stream, 700)[row, columns[stream]])
 
 
 def test_other_devices_hash_tensors_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,8 +123,10 @@ def test_other_devices_hash_tensors_to_the_same_bits(monkeypatch: pytest.MonkeyP
 
     def drawn() -> list[torch.Tensor]:
         counters = Counters(2**31 - 1, *rows)
-        return [bits for s in Stream for bits in (counters.bits(s, 600), counters.bits_at(s, row, column))]
+        return [counters.bits_at(list(Stream), row, column[None]), *(counters.bits(s, 600) for s in Stream)]
 
     here = drawn()
-    monkeypatch.setattr("cmgems.masking.counters._words", lambda values: values)  # as of a tensor that is elsewhere
+    # As of a tensor that is elsewhere, and so are the words that a run's streams begin with.
+    monkeypatch.setattr("cmgems.masking.counters._words", lambda values: values & WORD)
+    monkeypatch.setattr("cmgems.masking.counters._starts", _starts.__wrapped__)
     assert all(torch.equal(a, b) for a, b in zip(here, drawn(), strict=True))

@@ -1,5 +1,4 @@
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -182,13 +181,18 @@ class TestCorruption:
 
     def test_no_draw_is_used_twice(self, full_windows: Tensor, human_table: NpmiTable, monkeypatch) -> None:
         used: list[Stream] = []
-        keys = Counters._keys
+        bits, bits_at = Counters.bits, Counters.bits_at
 
-        def spy(self: Counters, stream: Stream) -> tuple[Any, Any]:
+        def spy(self: Counters, stream: Stream, columns: int) -> Tensor:
             used.append(stream)
-            return keys(self, stream)
+            return bits(self, stream, columns)
 
-        monkeypatch.setattr(Counters, "_keys", spy)
+        def spy_at(self: Counters, streams: Sequence[Stream], row: Tensor, column: Tensor) -> Tensor:
+            used.extend(streams)
+            return bits_at(self, streams, row, column)
+
+        monkeypatch.setattr(Counters, "bits", spy)
+        monkeypatch.setattr(Counters, "bits_at", spy_at)
         everything = MaskingConfig(strategy="span", rate=0.15, lengths=[6, 8])
         noisy = MaskingConfig(strategy="global_pmi", rate=0.15, temperature=0.1)
         apply(masker(human_table), full_windows[:4], [everything, noisy])
