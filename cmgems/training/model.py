@@ -17,6 +17,7 @@ from cmgems.errors import UserError
 from cmgems.masking.strategies import places
 from cmgems.sequence.tokenizer import PAD, vocabulary_size
 from cmgems.training.dropout import use_dropout
+from cmgems.training.linear import use_linear
 
 
 class MaskedLanguageModel(nn.Module):
@@ -106,6 +107,7 @@ def build_model(config: ModelConfig, k: int, seed: int) -> MaskedLanguageModel:
     bert = _pretrained(config) if config.init_from else BertForMaskedLM(bert_config(config, k))
     if config.dropout:
         use_dropout(bert)
+    use_linear(bert)
     if config.activation_checkpointing:
         bert.activation_checkpointing_enable({"use_reentrant": False})
     return MaskedLanguageModel(bert)
