@@ -24,6 +24,7 @@ import matplotlib
 matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.measure import CORES, REPOSITORY, Cost, Rates, cost, machine
 from benchmarks.measure import run as run_command
@@ -305,7 +306,9 @@ def draw_corpus(numbers: dict[str, Any], path: Path) -> None:
     draw_line(axes[2], found["npmi"], "seconds", "C0", "cmgems npmi: counts of the corpus")
     for axis in (axes[0], axes[2]):
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_ylabel("processor time (s)")
     draw_memory(axes[1], found["prepare"], "gigabytes", "C0", "cmgems prepare")
     axes[1].axhline(TARGET, color="black", linestyle="--", linewidth=1, label=f"target: {TARGET} GB at {LARGEST:,} Mb")

@@ -298,8 +298,10 @@ def test_dropout_is_the_same_whenever_a_run_is_launched_on_as_many_processes(tra
     assert again.ranks() == short.undisturbed.ranks()
 
     # And it takes place: without it, the same windows with the same masks have other losses.
-    assert again.rows()[7] == one_process.rows()[7]
-    assert abs(again.losses()[7] / one_process.losses()[7] - 1) > 3e-4
+    with_dropout, without = again.losses(), one_process.losses()
+    same = [step for step in with_dropout if again.rows()[step] == one_process.rows().get(step)]
+    assert 7 in same
+    assert max(abs(with_dropout[step] / without[step] - 1) for step in same) > 3e-4
 
 
 @slow
