@@ -1,5 +1,5 @@
-"""Linear layers that on the CPU are computed by oneDNN in fp32 too. Torch takes MKL for it, which needs twice the time on
-an AMD EPYC (Zen 5)."""
+"""Linear layers that on the CPU are computed by oneDNN in fp32 too. Torch takes MKL for it, which needs twice the time
+on an AMD EPYC (Zen 5)."""
 
 from typing import Any
 
