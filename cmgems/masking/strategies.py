@@ -125,7 +125,7 @@ def _genemask(ids: Tensor, valid: Tensor, npmi: Tensor, k: int, setting: Masking
     first = torch.searchsorted(row, torch.arange(len(ids) + 1, device=ids.device))  # of each row's centres
     number = first.diff()
     weak_number = (number >> 1).masked_fill(number <= ALL_STRONG, 0)
-    strong = torch.arange(len(row), device=ids.device) < (first[1:] - weak_number)[row]  # in that order; `row` is the same
+    strong = torch.arange(len(row), device=ids.device) < (first[1:] - weak_number)[row]  # in that order
 
     middle = best[order].where(strong, centre[order])
     around = strong[:, None] * torch.arange(1 - k, k, device=ids.device)  # of a weak centre there is no more to hide
