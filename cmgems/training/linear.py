@@ -42,9 +42,6 @@ class _ByOneDNN(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
         (gradient,) = gradients
-        found = torch.ops.aten.mkldnn_linear_backward(
-            input.to_mkldnn(), gradient.to_mkldnn(), weight, ctx.needs_input_grad
-        )
-        return tuple(
-            found.to_dense() if needed else None for found, needed in zip(found, ctx.needs_input_grad, strict=True)
-        )
+        needed = ctx.needs_input_grad
+        found = torch.ops.aten.mkldnn_linear_backward(input.to_mkldnn(), gradient.to_mkldnn(), weight, needed)
+        return tuple(one.to_dense() if wanted else None for one, wanted in zip(found, needed, strict=True))

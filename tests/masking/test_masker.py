@@ -87,6 +87,10 @@ class TestMasking:
             mask.statistics(apply(mask, full_windows, masking))
         assert waits.found == ["aten::nonzero"] * lookups
 
+    def test_autograd_can_keep_what_a_batch_consists_of(self, full_windows: Tensor, human_table: NpmiTable) -> None:
+        batch = apply(masker(human_table), full_windows, CM_STEP)
+        assert not any(tensor.is_inference() for tensor in vars(batch).values())
+
     def test_empty_rows_and_windows_without_a_centre_are_fine(self, human_table: NpmiTable) -> None:
         empty = torch.tensor([[CLS, SEP, PAD, PAD]])
         for masking in ([SPAN], [GENEMASK], [GLOBAL], CM_STEP):
