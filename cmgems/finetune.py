@@ -22,7 +22,7 @@ def finetune(config: FinetuneConfig) -> None:
     from cmgems.evaluation.results import result_folder
     from cmgems.evaluation.tasks import load_suite
 
-    startup.use_huge_pages()
+    startup.prepare_cpu_memory()
     suite = load_suite(config.suite)
     [task] = suite.choose([config.task])
     model = experiment.model_subject(config)

@@ -20,7 +20,7 @@ def pretrain(config: PretrainConfig) -> None:
     from cmgems.training.loop import Progress, Trainer
     from cmgems.training.model import build_model, build_optimizer
 
-    startup.use_huge_pages()
+    startup.prepare_cpu_memory()
     run_folder.check_run_folder(config)
     output = config.output or run_folder.RUNS / config.name
     startup.check_surroundings(output, config.tracking.uri, needs_tracking=run_folder.begins_anew(config))

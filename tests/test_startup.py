@@ -1,3 +1,4 @@
+import ctypes
 import multiprocessing
 import os
 import subprocess
@@ -161,7 +162,7 @@ def test_large_tensors_come_in_huge_pages():
 import resource
 from cmgems import startup, pretrain
 from cmgems.training import engine, loop, setup
-startup.use_huge_pages()
+startup.prepare_cpu_memory()
 import torch
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 torch.ones(20_000_000)
@@ -169,3 +170,32 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(run.stdout) < 80e6 / 4096 / 4, "pages of 80 MB"
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="mallinfo2 is glibc's")
+def test_code_for_products_of_many_shapes_does_not_fill_the_memory():
+    program = """
+import ctypes
+from cmgems import startup, pretrain
+from cmgems.training import engine, loop, setup
+from cmgems.training.linear import use_linear
+startup.prepare_cpu_memory()
+import torch
+class Memory(ctypes.Structure):
+    _fields_ = [(str(number), ctypes.c_size_t) for number in range(7)] + [("used", ctypes.c_size_t)]
+    _fields_ += [(str(number), ctypes.c_size_t) for number in range(8, 10)]
+allocated = ctypes.CDLL(None).mallinfo2
+allocated.restype = Memory
+layer = torch.nn.Linear(64, 64)
+use_linear(layer)
+inputs = torch.ones(1_000, 64)
+def train(shapes):
+    for rows in shapes:
+        layer(inputs[:rows]).sum().backward()
+train(range(1, 50))
+before = allocated().used
+train(range(50, 150))
+print(allocated().used - before)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 1e6, "100 shapes, of each three products"
