@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-BUCKET_PARAMETERS = 50_000_000
-"""`reduce_bucket_size` in deepspeed_configs/. DeepSpeed's default, ten times that, is for models far larger than these:
-its buckets do not shrink with the model."""
+BUCKET_PARAMETERS = 10_000_000
+"""`reduce_bucket_size` in deepspeed_configs/: 20 MB in bf16, about as much as DDP sends at a time. DeepSpeed's default,
+fifty times that, is for models far larger than these: its buckets do not shrink with the model."""
 REDUCED_AT_ONCE = 500_000_000
 """Parameters in a bucket of ZeRO-0 at most (`MEMORY_OPT_ALLREDUCE_SIZE` in deepspeed/runtime/engine.py)."""
 GATHERED_PARAMETERS = 1_000_000_000
