@@ -194,17 +194,18 @@ class TimedTrainer(loop.Trainer):
 
 def sharing(work: Path) -> dict[str, Callable[[], float]]:
     """Useful tokens a second of two processes of one thread each that divide LOGO's optimizer among them, and that
-    do not."""
-    path = corpus(work, False)
-    settings = arguments("logo", path, {"training.steps": 5, "training.global_batch": 64, "training.micro_batch": 16})
+    do not. The first steps, which take their memory from the system, do not count."""
+    path, uncounted = corpus(work, False), 8
+    sizes = {"training.steps": 2 * uncounted, "training.global_batch": 64, "training.micro_batch": 16}
+    settings = arguments("logo", path, sizes)
     config = load_config(settings)
     windows = Windows(load_corpus(path).train, K, config.model.max_positions)
-    tokens = useful_tokens(windows, samples(config, windows))
+    tokens = useful_tokens(windows, samples(config, windows)[uncounted:])
 
     def way(kind: str) -> Callable[[], float]:
         def train() -> float:
             _, times = started_run(work, [*launcher(kind, 2), SCRIPT, *settings], **one_thread())
-            return tokens / (times[-1] - times[0])
+            return tokens / (times[-1] - times[uncounted - 1])
 
         return train
 

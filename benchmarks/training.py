@@ -102,8 +102,8 @@ def samples(config: PretrainConfig, windows: Windows) -> list[list[tuple[np.ndar
 
 
 def useful_tokens(windows: Windows, steps: list[list[tuple[np.ndarray, np.ndarray]]]) -> int:
-    """k-mers in the steps that count: all but the first."""
-    ids = np.concatenate([ids for step in steps[1:] for _, ids in step])
+    """k-mers in steps."""
+    ids = np.concatenate([ids for step in steps for _, ids in step])
     return int((windows.lengths[ids[ids >= 0]] - K + 1).sum())
 
 
@@ -166,7 +166,7 @@ def main(kind: str, work: Path, model: str, *options: str) -> None:
         "bare": lambda: bare(config, windows, steps),
     }[kind]()
     assert len(seconds) == config.training.steps - 1
-    print(json.dumps({"tokens_per_second": useful_tokens(windows, steps) / sum(seconds)}))
+    print(json.dumps({"tokens_per_second": useful_tokens(windows, steps[1:]) / sum(seconds)}))
 
 
 if __name__ == "__main__":
