@@ -30,6 +30,7 @@ def pretrain(config: PretrainConfig) -> None:
 
     accelerator, plan = launch.start_accelerator(config)
     accelerator.print(startup.report(accelerator.state, launch.describe_kind(accelerator)))
+    startup.check_all_have(accelerator.state, run_folder.in_common(config, corpus, table), "the same recipe and data")
     folder, checkpoint = run_folder.agree_on_folder(config, accelerator)
     identity = run_folder.run_identity(config, corpus, table, launch.launched_as(accelerator))
     resumed = resume.open_checkpoint(accelerator, checkpoint, identity, config.allow_changed) if checkpoint else None

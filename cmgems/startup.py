@@ -1,7 +1,7 @@
 """The first lines of a run: versions, output folder, tracking server, then machines, devices and the kind of launch.
 
 What cannot work ends the run here, with the remedy, before anything is read or computed. The first part needs no other
-process; the second one, as soon as all have found each other, also compares what the machines have installed.
+process; the second one, as soon as all have found each other, also compares what the machines have.
 """
 
 import os
@@ -9,7 +9,9 @@ import platform
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -76,21 +78,29 @@ def report(state: PartialState, kind: str) -> str:
 
     Raises UserError if the processes do not run under the same versions.
     """
-    mine = (state.process_index, platform.node(), _device(state), {"cmgems": __version__, **versions()})
-    processes = sorted(gather_object([mine]))
-    for rank, node, _, installed in processes:
-        check_versions(processes[0][3], installed, f"rank {rank} on {node}")
-    machines = _machines((node, device) for _, node, device, _ in processes)
+    check_all_have(state, {"cmgems": __version__, **versions()}, "the same environment")
+    processes = sorted(gather_object([(state.process_index, platform.node(), _device(state))]))
+    machines = _machines((node, device) for _, node, device in processes)
     backend = f" over {state.backend}" if state.num_processes > 1 else ""
     return "\n".join([*machines, f"launched by {_launcher()}: {kind}, {state.num_processes} process(es){backend}"])
 
 
-def check_versions(first: dict[str, str], other: dict[str, str], where: str) -> None:
-    """Raise UserError if a process has other versions than rank 0."""
+def check_all_have(state: PartialState, own: dict[str, Any], needed: str) -> None:
+    """Raise UserError on all processes, naming what differs, unless they agree in all that they have; collective.
+
+    `needed` says in words what all machines need.
+    """
+    processes = sorted(gather_object([(state.process_index, platform.node(), own)]), key=itemgetter(0))
+    for rank, node, other in processes:
+        check_same(processes[0][2], other, f"rank {rank} on {node}", needed)
+
+
+def check_same(first: dict[str, Any], other: dict[str, Any], where: str, needed: str) -> None:
+    """Raise UserError if a process has something else than rank 0."""
     names = [name for name in {**first, **other} if first.get(name) != other.get(name)]
     differing = [f"{name} {other.get(name, '(none)')} instead of {first.get(name, '(none)')}" for name in names]
     if differing:
-        raise UserError(f"{where} has {', '.join(differing)}, as rank 0 has: all machines need the same environment")
+        raise UserError(f"{where} has {', '.join(differing)}, as rank 0 has: all machines need {needed}")
 
 
 def _device(state: PartialState) -> str:

@@ -12,7 +12,7 @@ from accelerate import PartialState
 
 from cmgems.errors import UserError
 from cmgems.files import check_writable
-from cmgems.startup import check_surroundings, check_versions, report, versions
+from cmgems.startup import check_same, check_surroundings, report, versions
 from cmgems.tracking import tracking_problem
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -138,12 +138,12 @@ def test_other_processes_than_the_first_leave_it_to_that_one(tmp_path, capsys, m
 
 def test_machines_with_other_versions_are_refused():
     installed = versions()
-    check_versions(installed, dict(installed), "rank 1 on node2")
+    check_same(installed, dict(installed), "rank 1 on node2", "the same environment")
     other = {**installed, "torch": "2.12.0", "CUDA": "12.8"}
     with pytest.raises(
         UserError, match=r"rank 1 on node2 has torch 2\.12\.0 instead of .*, CUDA 12\.8 instead of \(none\)"
     ):
-        check_versions(installed, other, "rank 1 on node2")
+        check_same(installed, other, "rank 1 on node2", "the same environment")
 
 
 def test_the_report_says_what_runs_where_and_who_launched_it(monkeypatch):

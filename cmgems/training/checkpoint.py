@@ -221,6 +221,12 @@ def damage(folder: Path) -> str | None:
     return None
 
 
+def write_manifest(folder: Path) -> None:
+    """Note the digests of all files in a folder, for `damage` to compare with."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    _write_json(folder / MANIFEST, {str(path.relative_to(folder)): _digest(path) for path in files})
+
+
 def export_model(accelerator: Accelerator, model: Any, k: int, folder: Path) -> None:
     """Write model and tokenizer so that transformers' Auto classes load them, in float32; collective."""
     weights = _full_precision_weights(accelerator, model)
@@ -237,7 +243,8 @@ def export_model(accelerator: Accelerator, model: Any, k: int, folder: Path) -> 
 @contextmanager
 def complete_or_absent(folder: Path) -> Iterator[Path]:
     """A folder to write into, which takes its place when all is written; for one process."""
-    partial = _partial(folder)
+    # By a name of its own: what a killed process has started may still be writing into that one's.
+    partial = _partial(folder.with_name(f"{folder.name}.{os.getpid()}"))
     _clear_leftovers(folder.parent)
     partial.mkdir(parents=True)
     yield partial

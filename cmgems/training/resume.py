@@ -11,7 +11,15 @@ from typing import Any
 from accelerate import Accelerator
 
 from cmgems.errors import UserError
-from cmgems.training.checkpoint import DEEPSPEED_TAG, RunState, checkpoint_step, complete_or_absent, read_state
+from cmgems.training.checkpoint import (
+    DEEPSPEED_TAG,
+    RunState,
+    checkpoint_step,
+    complete_or_absent,
+    damage,
+    read_state,
+    write_manifest,
+)
 from cmgems.training.launch import zero_stage
 from cmgems.training.order import BatchPlan
 
@@ -118,15 +126,16 @@ def set_aside_later(checkpoint: Path) -> None:
 def _folder_to_load(accelerator: Accelerator, checkpoint: Path, processes: int) -> Path:
     """The checkpoint, or its universal format if `processes` others wrote it and its parts do not fit; collective.
 
-    Only ZeRO divides a checkpoint into parts.
+    Only ZeRO divides a checkpoint into parts. A conversion that is there is used again if it is as it was written.
     """
     if not zero_stage(accelerator) or processes == accelerator.num_processes:
         return checkpoint
     folder = checkpoint / UNIVERSAL
-    if accelerator.is_main_process and not folder.exists():
+    if accelerator.is_main_process and damage(folder) is not None:
         accelerator.print(f"converting {checkpoint}, of {processes} process(es), for any number of them")
         with complete_or_absent(folder) as partial:
             _convert(checkpoint / DEEPSPEED_TAG, partial / DEEPSPEED_TAG)
+            write_manifest(partial)
     accelerator.wait_for_everyone()
     return folder
 

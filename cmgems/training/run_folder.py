@@ -31,6 +31,9 @@ _FREE_SETTINGS = (
     "model.init_from",
 )
 
+# What a machine may have of its own: where its copies are, how it reads them, and what only rank 0 follows.
+_OF_A_MACHINE = ("corpus.", "npmi.table", "checkpoint.staging", "tracking.uri", "output", "resume")
+
 
 def check_run_folder(config: PretrainConfig) -> None:
     """Raise UserError if `output` and `resume` cannot be followed; reads only, and before any process group exists.
@@ -95,6 +98,15 @@ def run_name(config: PretrainConfig, folder: Path) -> str:
     if config.output is not None or folder.name in ("1", config.name):
         return config.name
     return f"{config.name}-{folder.name}"
+
+
+def in_common(config: PretrainConfig, corpus: Corpus, table: NpmiTable) -> dict[str, Any]:
+    """What all processes of a run must have: each machine reads its own recipe, and maybe its own copy of the corpus.
+
+    Another corpus or NPMI table would go into the same model unseen; another interval would leave a process waiting.
+    """
+    settings = {name: value for name, value in flatten(config).items() if not name.startswith(_OF_A_MACHINE)}
+    return {**settings, "corpus": corpus.fingerprint, "npmi": table.fingerprint}
 
 
 def run_identity(config: PretrainConfig, corpus: Corpus, table: NpmiTable, launched_as: str) -> dict[str, Any]:

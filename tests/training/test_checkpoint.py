@@ -1,6 +1,7 @@
 """Checkpoints in one process: complete or absent, checked before they are used, written behind the training's back."""
 
 import errno
+import multiprocessing
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import threading
 import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -233,6 +235,34 @@ def test_checkpoints_pass_through_the_folder_that_is_configured_and_leave_nothin
     assert len(passed) == 3
     assert all(folder.is_relative_to(tmp_path / "fast") for folder in passed)
     assert names(tmp_path / "fast") == []
+
+
+def _write_on(folder, opened, go_on, ended):
+    """Write a folder by halves, as a process does that outlives the run that has started it."""
+    with checkpoint.complete_or_absent(folder) as partial:
+        opened.set()
+        go_on.wait(60)
+        with suppress(OSError):
+            (partial / "orphan").touch()
+        ended.set()
+        time.sleep(600)
+
+
+def test_what_an_orphan_still_writes_does_not_get_into_a_folder(tmp_path):
+    processes = multiprocessing.get_context("fork")
+    opened, go_on, ended = (processes.Event() for _ in range(3))
+    orphan = processes.Process(target=_write_on, args=(tmp_path / "folder", opened, go_on, ended), daemon=True)
+    orphan.start()
+    try:
+        assert opened.wait(60)
+        with checkpoint.complete_or_absent(tmp_path / "folder") as partial:
+            go_on.set()
+            assert ended.wait(60)
+            (partial / "file").touch()
+    finally:
+        orphan.kill()
+        orphan.join()
+    assert names(tmp_path / "folder") == ["file"]
 
 
 def test_memory_is_used_where_a_checkpoint_takes_less_than_half_of_what_is_free(tmp_path, monkeypatch):

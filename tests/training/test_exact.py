@@ -18,6 +18,8 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from tests.training.launching import logged
+
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs/exactness.md"
 SECONDS = 300
@@ -123,11 +125,16 @@ class Launch:
             for step, ranks in by_step(self.ranks())
         }
 
+    def perplexities(self):
+        """For each evaluation the perplexity under the stage's masking, which may trigger a switch."""
+        return logged(self.folder / "run", "ppl/stage")
+
 
 def by_step(ranks):
-    """Steps, each with the records of all ranks."""
+    """Steps that all ranks have recorded, each with their records."""
     for step in ranks[0]:
-        yield step, [rank[step] for rank in ranks]
+        if all(step in rank for rank in ranks):
+            yield step, [rank[step] for rank in ranks]
 
 
 def complete_lines(path):
@@ -222,6 +229,7 @@ def test_every_launch_trains_on_the_same_windows_with_the_same_masks_and_losses(
     difference = largest_difference(launched.losses(), one_process.losses())
     write_cell(kind, processes, accumulation, workers, difference)
     assert difference < 1e-4
+    assert launched.perplexities() == pytest.approx(one_process.perplexities(), rel=1e-4)
 
 
 def largest_difference(losses, reference):
@@ -341,6 +349,34 @@ def test_a_run_killed_around_its_switch_and_in_its_checkpoints_comes_out_as_if_n
     moments = {"staging": 75, "move": 80, "rename": 85, "removal": 90}
     in_checkpoint = [f"kill in the {moment} of checkpoint {step}" for moment, step in moments.items()]
     check_that_kills_change_nothing(train, long, in_switch + in_checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "course"),
+    [
+        pytest.param("zero2", (1, 2, 1), marks=[matrix, slow]),
+        *(pytest.param(kind, (2, 1, 2, 4, 3), marks=matrix) for kind in ("ddp", "zero0", "zero1", "zero2", "zero3")),
+    ],
+)
+def test_a_run_killed_and_resumed_on_other_numbers_of_processes_trains_as_one_that_is_not(
+    train, one_process, kind, course, tmp_path
+):
+    moments = random.Random(kind)
+    recipe = RECIPE | {"checkpoint": {"every": 1, "milestones": []}}
+    settings = ("--training.micro_batch", "4", "--resume", "auto")
+    rows, losses = one_process.rows(), one_process.losses()
+    for number, processes in enumerate(course):
+        # Three steps or more, so that a checkpoint by this number of processes is there.
+        after = number * 4 + moments.randrange(4, 6)
+        fault = f"kill {moments.uniform(0, 0.1):.3f} s after step {after}" if number < len(course) - 1 else ""
+        launched = train(recipe, kind, processes, *settings, folder=tmp_path, workers=2, fault=fault)
+        if number:
+            assert f"processes: {course[number - 1]} then, {processes} now" in launched.output, launched.end
+        trained = launched.rows()
+        assert len(trained) >= 3
+        assert trained == {step: rows[step] for step in trained}
+        assert launched.losses() == pytest.approx({step: losses[step] for step in trained}, rel=1e-4)
+    assert max(trained) == 20
 
 
 # ---- the ranks are in the same stage, or the run ends

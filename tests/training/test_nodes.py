@@ -8,6 +8,8 @@ import uuid
 import mlflow
 import pytest
 
+from cmgems.config import PrepareConfig
+from cmgems.sequence.corpus import load_corpus, prepare_corpus
 from tests.training.golden import GOLDEN_LOSSES
 from tests.training.launching import ENVIRONMENT, REPOSITORY, command, history
 
@@ -100,3 +102,25 @@ def test_a_run_folder_that_the_machines_do_not_share_is_an_error(machines, setti
     assert all(launcher.returncode for launcher in launchers)
     for _, errors in printed:
         assert errors.count("it has to be on a file system that all machines share") == 1
+
+
+@slow
+def test_machines_with_another_corpus_or_other_settings_are_refused(
+    machines, settings, tiny_genome, tiny_corpus, tmp_path
+):
+    other = PrepareConfig(inputs=[str(tiny_genome)], k=4, window_tokens=30, validation_chromosomes=["three"])
+    prepare_corpus(other, tmp_path / "other", progress=False)
+    own = ["--corpus.path", str(tmp_path / "other"), "--corpus.workers", "1", "--checkpoint.every", "3"]
+    launchers = [
+        start(machines[0], 0, "ddp_multinode", settings),
+        start(machines[1], 1, "ddp_multinode", [*settings, *own]),
+    ]
+    printed = finish(launchers)
+    assert all(launcher.returncode for launcher in launchers)
+    here, there = tiny_corpus.fingerprint, load_corpus(tmp_path / "other").fingerprint
+    for _, errors in printed:
+        [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
+        assert "rank 1 on " in line
+        assert f"has checkpoint.every 3 instead of 4, corpus {there} instead of {here}, npmi " in line
+        assert line.endswith("all machines need the same recipe and data")
+    assert not (tmp_path / "runs/1").exists()

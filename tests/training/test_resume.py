@@ -4,9 +4,12 @@ import shutil
 
 import mlflow
 import pytest
+from accelerate import Accelerator
 
+from cmgems.training import resume
+from cmgems.training.checkpoint import damage
 from tests.training.golden import GOLDEN_LOSSES
-from tests.training.launching import config, history, launch, logged
+from tests.training.launching import config, forget_accelerator, history, launch, logged
 
 slow = pytest.mark.slow
 LAST_GOOD = "checkpoints/step-00000008"
@@ -36,10 +39,10 @@ def finished_runs(tiny_recipe, tmp_path_factory):
 
 
 @pytest.fixture
-def resume(finished_runs, tiny_recipe, tmp_path):
+def go_on(finished_runs, tiny_recipe, tmp_path):
     """Function that resumes a copy of a run killed after step 8; returns the finished process."""
 
-    def go_on(name, before, after, *settings):
+    def resume_a_copy(name, before, after, *settings):
         shutil.copytree(finished_runs(name, before, *settings), tmp_path, dirs_exist_ok=True)
         as_killed_after_step_8(tmp_path / "run")
         # Another run in MLflow, so that the losses of the steps done twice are all there.
@@ -49,11 +52,11 @@ def resume(finished_runs, tiny_recipe, tmp_path):
         store = ("--tracking.uri", uri, "--output", str(tmp_path / "run"), "--resume", "auto")
         return launch(config(name, after), "--config", str(tiny_recipe), *store, *settings)
 
-    return go_on
+    return resume_a_copy
 
 
-def check_elastic(resume, tmp_path, name, before, after):
-    finished = resume(name, before, after)
+def check_elastic(go_on, tmp_path, name, before, after):
+    finished = go_on(name, before, after)
     assert finished.returncode == 0, finished.stderr
     assert f"processes: {before} then, {after} now" in finished.stdout
     expected = {step: GOLDEN_LOSSES[step] for step in (10, 12)}
@@ -64,31 +67,50 @@ def check_elastic(resume, tmp_path, name, before, after):
 
 @slow
 @pytest.mark.parametrize(("name", "before", "after"), [("zero3", 2, 1)])
-def test_a_run_goes_on_with_another_number_of_processes(resume, tmp_path, name, before, after):
-    check_elastic(resume, tmp_path, name, before, after)
+def test_a_run_goes_on_with_another_number_of_processes(go_on, tmp_path, name, before, after):
+    check_elastic(go_on, tmp_path, name, before, after)
+
+
+@slow
+def test_a_checkpoint_is_converted_once_and_anew_where_the_conversion_is_damaged(
+    finished_runs, tmp_path, monkeypatch, capsys
+):
+    checkpoint = shutil.copytree(finished_runs("zero3", 2) / "run" / LAST_GOOD, tmp_path / "step-00000008")
+    monkeypatch.setattr(resume, "zero_stage", lambda _: 3)  # as in the launch that would go on
+    accelerator = Accelerator(cpu=True)
+    converted = []
+    for is_damaged in (False, False, True):
+        if is_damaged:
+            [weights, *_] = sorted((checkpoint / "universal").rglob("exp_avg.pt"))
+            weights.write_bytes(b"")
+        folder = resume._folder_to_load(accelerator, checkpoint, processes=2)
+        assert damage(folder) is None
+        converted.append("converting" in capsys.readouterr().out)
+    assert converted == [True, False, True]
+    forget_accelerator()
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4), (4, 3)])
 @pytest.mark.parametrize("name", ["ddp", "zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"])
-def test_a_run_of_any_kind_goes_on_with_any_number_of_processes(resume, tmp_path, name, before, after):
-    check_elastic(resume, tmp_path, name, before, after)
+def test_a_run_of_any_kind_goes_on_with_any_number_of_processes(go_on, tmp_path, name, before, after):
+    check_elastic(go_on, tmp_path, name, before, after)
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 @pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3"])
-def test_a_run_in_bf16_goes_on_with_another_number_of_processes(resume, finished_runs, tmp_path, name, before, after):
+def test_a_run_in_bf16_goes_on_with_another_number_of_processes(go_on, finished_runs, tmp_path, name, before, after):
     bf16 = ("--training.precision", "bf16")
     undisturbed = logged(finished_runs(name, before, *bf16) / "run", "train/loss")
-    finished = resume(name, before, after, *bf16)
+    finished = go_on(name, before, after, *bf16)
     assert finished.returncode == 0, finished.stderr
     assert logged(tmp_path / "run", "train/loss") == pytest.approx({s: undisturbed[s] for s in (10, 12)}, rel=1e-3)
 
 
 @pytest.mark.matrix
-def test_a_run_on_as_many_processes_goes_on_bit_for_bit(resume, finished_runs, tmp_path):
-    finished = resume("zero2", 2, 2)
+def test_a_run_on_as_many_processes_goes_on_bit_for_bit(go_on, finished_runs, tmp_path):
+    finished = go_on("zero2", 2, 2)
     assert finished.returncode == 0, finished.stderr
     assert "resumed after step 8" in finished.stdout
     mlflow.set_tracking_uri(f"sqlite:///{finished_runs('zero2', 2)}/mlflow.db")
