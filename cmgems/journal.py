@@ -1,7 +1,8 @@
 """What a run has to tell MLflow, in files of the run's folder: nothing waits for a server, and nothing is lost.
 
 - `tracking.jsonl`, the journal: one JSON object a line. A line with `run`, `uri` and `experiment` says where the lines
-  after it belong; the others are the messages, in the order in which they are to be sent.
+  after it belong, and with `instead_of`, the id of a run before it, that run's lines too; the others are the messages,
+  in the order in which they are to be sent.
 - `tracking.sent`: how many bytes of the journal MLflow has.
 - `tracking.lock`: held by the one process that writes and sends.
 """
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,11 +23,12 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from cmgems.config import hide_password
-from cmgems.errors import UserError
+from cmgems.errors import UNAVAILABLE_EXIT_CODE, UserError
 
 JOURNAL = "tracking.jsonl"
 SENT = "tracking.sent"
 LOCK = "tracking.lock"
+NEWLINE = b"\n"
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
@@ -81,7 +84,7 @@ def _lines(path: Path, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open("rb") as file:
         file.seek(start)
         for line in file:
-            if not line.endswith(b"\n"):
+            if not line.endswith(NEWLINE):
                 return  # still being written
             start += len(line)
             try:
@@ -95,46 +98,81 @@ def find_place(folder: Path) -> Place | None:
     path, place = folder / JOURNAL, None
     for _, content in _lines(path, 0) if path.exists() else ():
         if "run" in content:
-            place = Place(**content)
+            place = _place(content)
     return place
+
+
+def _place(content: dict[str, Any]) -> Place:
+    return Place(content["uri"], content["experiment"], content["run"])
+
+
+class InUseError(UserError):
+    """Another process has the run's folder: it may be about to end."""
+
+    exit_code = UNAVAILABLE_EXIT_CODE
+
+
+def hold(folder: Path, patience: float = 0) -> FileLock:
+    """Take the folder of a run for this process, after `patience` seconds at most; `release` gives it back.
+
+    Raises InUseError where another process has it, UserError where the folder cannot be written to.
+    """
+    lock = FileLock(folder / LOCK, thread_local=False)
+    try:
+        with suppress(Timeout):
+            return lock.acquire(timeout=0).lock
+        if patience:
+            say(f"{folder} is in use: waiting up to {patience:.0f} s for its run to end")
+        return lock.acquire(timeout=patience, poll_interval=0.5).lock
+    except Timeout:
+        raise InUseError(f"{folder} is in use: its run is going on, and sends to MLflow by itself") from None
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to: {error}") from None
 
 
 class Journal:
     """The journal of a run's folder, in the hands of this process until `close`.
 
-    Raises UserError where another process has it, or where the folder cannot be written to.
+    Raises InUseError where another process has it, UserError where the folder cannot be written to.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lock: FileLock | None = None) -> None:
+        """`lock`: what `hold` has given, if this process has the folder already."""
         self.folder, self.path = folder, folder / JOURNAL
         self.news = threading.Event()  # set by each new message
         self._writing = threading.Lock()
-        self._lock = FileLock(folder / LOCK, thread_local=False)
+        self._unwritten = bytearray()
+        self._full = False
+        self._lock = hold(folder) if lock is None else lock.acquire().lock  # taken twice, to be released twice
         try:
-            self._lock.acquire(blocking=False)
-            self._file = self.path.open("ab")
-        except Timeout:
-            raise UserError(f"{folder} is in use: its run is going on, and sends to MLflow by itself") from None
+            self._file = self.path.open("ab", buffering=0)
         except OSError as error:
+            self._lock.release()
             raise UserError(f"{folder} cannot be written to: {error}") from None
         self._end_torn_line()
-        # A run can have moved to another server: its newest place counts, for what is still unsent too.
         self._places: dict[str, Place] = {}
         self._current: str | None = None
         self._sent, self._sent_run = self._find_sent()
 
-    def begin(self, place: Place) -> None:
-        """Say where the messages from now on belong."""
-        if (self._current, self._places.get(place.run)) != (place.run, place):
-            self.append(asdict(place))
-        self._current, self._places[place.run] = place.run, place
+    @property
+    def place(self) -> Place | None:
+        """Where the last message belongs; None in a new journal."""
+        return None if self._current is None else self._places[self._current]
+
+    def begin(self, place: Place, instead_of: str | None = None) -> None:
+        """Say where the messages from now on belong, and all of the run `instead_of`, which are then sent again."""
+        if instead_of is not None:
+            self._note_sent(0, None)
+        if instead_of is not None or (self._current, self._places.get(place.run)) != (place.run, place):
+            content = asdict(place) | ({"instead_of": instead_of} if instead_of else {})
+            self.append(content)
+            self._note_place(content)
 
     def append(self, content: dict[str, Any]) -> None:
-        """Add a message; it is in the file when this returns."""
-        line = json.dumps(content).encode() + b"\n"
+        """Add a message; it is in the file when this returns, or where that is full, as soon as there is room."""
         with self._writing:
-            self._file.write(line)
-            self._file.flush()
+            self._unwritten += json.dumps(content).encode() + NEWLINE
+            self._write()
         self.news.set()
 
     def messages(self) -> Iterator[Message]:
@@ -151,24 +189,52 @@ class Journal:
 
     def mark_sent(self, message: Message) -> None:
         """Note that the messages up to this one are sent."""
+        self._note_sent(message.end, message.place.run)
+
+    def _note_sent(self, end: int, run: str | None) -> None:
+        self._sent, self._sent_run = end, run
         partial = self.folder / f"{SENT}.partial"
-        partial.write_text(f"{message.end}\n")
-        partial.replace(self.folder / SENT)
-        self._sent, self._sent_run = message.end, message.place.run
+        with suppress(OSError):  # on a full disk: what is not noted is sent twice, which changes nothing in MLflow
+            partial.write_text(f"{end}\n")
+            partial.replace(self.folder / SENT)
+
+    def _note_place(self, content: dict[str, Any]) -> None:
+        """A run can have moved to another server, or into another run: its newest place counts, for what is still
+        unsent too."""
+        place = _place(content)
+        before = (place.run, content.get("instead_of"))
+        self._places |= {run: place for run, known in self._places.items() if known.run in before}
+        self._places[place.run] = place
+        self._current = place.run
 
     def close(self) -> None:
         """Leave the journal to others."""
-        self._file.close()
+        with self._writing:
+            self._write()
+            if self._unwritten:
+                say(f"{self._unwritten.count(NEWLINE)} messages for MLflow could not be kept in {self.path}: lost")
+            self._file.close()
         self._lock.release()
+
+    def _write(self) -> None:
+        """Write what is unwritten, as far as it goes: a full disk must not end a training."""
+        try:
+            while self._unwritten:
+                del self._unwritten[: self._file.write(self._unwritten)]
+            self._full = False
+        except OSError as error:
+            if not self._full:
+                say(f"{self.path} cannot be written to: training goes on, metrics are kept in memory ({error})")
+            self._full = True
 
     def _end_torn_line(self) -> None:
         """End a line that a crash cut short, so that the next one is not added to it."""
         if self._file.tell():
             with self.path.open("rb") as file:
                 file.seek(-1, os.SEEK_END)
-                if file.read() != b"\n":
-                    self._file.write(b"\n")
-                    self._file.flush()
+                if file.read() != NEWLINE:
+                    self._unwritten += NEWLINE
+                    self._write()
 
     def _find_sent(self) -> tuple[int, str | None]:
         """Bytes that are sent, at the end of a line, and the run whose messages stand there; notes all places."""
@@ -179,8 +245,7 @@ class Journal:
         sent: tuple[int, str | None] = (0, None)
         for end, content in _lines(self.path, 0):
             if "run" in content:
-                self._current = content["run"]
-                self._places[content["run"]] = Place(**content)
+                self._note_place(content)
             if end <= noted:
                 sent = end, self._current
         return sent

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 from tqdm import tqdm
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # compute nodes often have no way out
@@ -34,17 +35,18 @@ import mlflow
 import mlflow.data
 from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 from requests.exceptions import RequestException
 from sqlalchemy import create_engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from cmgems.config import PretrainConfig, TrackingConfig, flatten, hide_password
 from cmgems.curriculum.controller import Switch
-from cmgems.errors import Interrupted, UserError
+from cmgems.errors import Interrupted, UnavailableError, UserError
 from cmgems.files import check_writable
 from cmgems.journal import JOURNAL, Journal, Message, Place, Sender, reason, say
 from cmgems.sequence.corpus import Corpus
@@ -66,11 +68,15 @@ _UPLOAD_TIMEOUT = 120
 # Seconds for a tracking store to answer when a run begins.
 _SECONDS_TO_ANSWER = 10
 
+# Seconds for it to answer whether it has a run: training waits for that.
+_SECONDS_TO_FIND = 3
+
 # Messages that are looked at together.
 _MESSAGES_AT_ONCE = 200
 
 # Answers that refuse a request without a word against what is in it: credentials, proxies, too many requests.
-_NOT_FOR_GOOD = (401, 403, 404, 407, 408, 409, 425, 429, 499)
+_LATER = (408, 409, 425, 429, 499)
+_NOT_FOR_GOOD = (401, 403, 404, 407, *_LATER)
 
 
 class Tracker:
@@ -124,9 +130,13 @@ class Tracker:
             path = self._journal.folder / "perplexity.png"
             partial = path.with_name("perplexity.png.partial")
             figure = draw_perplexities(evaluations, switches, unigram_perplexity)
-            figure.savefig(partial, format="png")
-            partial.replace(path)
-            self._artifact(path)
+            try:
+                figure.savefig(partial, format="png")
+                partial.replace(path)
+            except OSError as error:
+                say(f"{path} cannot be drawn: {error}")
+            else:
+                self._artifact(path)
 
     def model(self, folder: Path) -> None:
         """Keep an exported model as the artifact `model`."""
@@ -177,22 +187,31 @@ def open_run(
     is_main_process: bool,
     folder: Path,
     repeats_exactly: bool = True,
+    lock: FileLock | None = None,
 ) -> Iterator[Tracker]:
     """A new MLflow run of this name, or the one of `run_id` continued; `folder` is the run's folder.
 
     It ends FINISHED, KILLED when it was interrupted, or FAILED on any other exception. `repeats_exactly`: the steps
-    that a continued run trains again come out as before, and their metrics are not logged a second time. Raises
-    UserError if a new run cannot be made in MLflow, or if another process has the folder; nothing else that MLflow
-    does comes through.
+    that a continued run trains again come out as before, and their metrics are not logged a second time. `lock`: what
+    `journal.hold` has given for the folder. A store that answers and does not have the run to be continued gets a new
+    one with all that the journal has.
+
+    Raises UserError if a new run cannot be made in MLflow, or if another process has the folder; nothing else that
+    MLflow does comes through.
     """
     if not is_main_process:
         yield Tracker()
         return
-    journal = Journal(folder)
+    journal = Journal(folder, lock)
     try:
-        place = place_of_run(config.tracking, run_id or create_run(config.tracking, name))
+        before = None if run_id is None else journal.place.run if journal.place else run_id
+        known = before if before is not None and not _lacks_run(config.tracking, before) else None
+        place = place_of_run(config.tracking, known or create_run(config.tracking, name))
+        if before is not None and known is None:
+            was = f", which was at {journal.place.uri}" if journal.place else ""
+            say(f"MLflow at {place.uri} has no run {before}{was}: a new one, {place.run}, gets what it has logged")
+        journal.begin(place, instead_of=None if known else before)
         tracker = Tracker(place.run, journal, again=run_id is not None and repeats_exactly)
-        journal.begin(place)
     except BaseException:
         journal.close()
         raise
@@ -200,9 +219,9 @@ def open_run(
     sender.start()
     status = "FAILED"
     try:
-        if run_id is None:
+        if known is None:
             _describe(config, corpus, place)
-        else:
+        if run_id is not None:
             tracker.status("RUNNING")
         with _system_metrics(config.tracking, tracker):
             yield tracker
@@ -285,6 +304,18 @@ def create_run(settings: TrackingConfig, name: str) -> str:
         return str(client.create_run(experiment_id, run_name=name, tags=resolve_tags()).info.run_id)
 
 
+def _lacks_run(settings: TrackingConfig, run_id: str) -> bool:
+    """Whether a tracking store answers, within seconds, that it has no such run."""
+    try:
+        with _request_timeout(_SECONDS_TO_FIND):
+            mlflow.MlflowClient(tracking_uri=settings.uri).get_run(run_id)
+    except MlflowException as error:
+        return bool(error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
+    except (OSError, SQLAlchemyError, ImportError):
+        return False  # away, which is no reason not to go on
+    return False
+
+
 def _create_experiment(client: mlflow.MlflowClient, settings: TrackingConfig) -> str:
     return str(
         client.create_experiment(
@@ -298,11 +329,14 @@ def _create_experiment(client: mlflow.MlflowClient, settings: TrackingConfig) ->
 
 @contextmanager
 def _user_error(uri: str) -> Iterator[None]:
-    """Turn what goes wrong with a tracking store into a UserError: refused, out of reach, no driver for it."""
+    """Turn what goes wrong with a tracking store into a UserError where it was refused, or there is no driver for it;
+    into an UnavailableError where it may go another time."""
     try:
         yield
     except (MlflowException, OSError, SQLAlchemyError, ImportError) as error:
-        raise UserError(hide_password(f"tracking.uri {uri}: {error}")) from error
+        refused = isinstance(error, MlflowException) and _is_refusal(error.get_http_status_code(), _LATER)
+        kind = UserError if refused or isinstance(error, ImportError | ArgumentError) else UnavailableError
+        raise kind(hide_password(f"tracking.uri {uri}: {error}")) from error
 
 
 def _artifact_location(uri: str) -> str | None:
@@ -454,7 +488,7 @@ def _upload(client: mlflow.MlflowClient, run_id: str, path: Path, to: str | None
         say(f"{path} is gone, and does not become an artifact in MLflow")
         return
     try:
-        with _upload_timeout():
+        with _request_timeout(max(_UPLOAD_TIMEOUT, int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]))):
             (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), to)
     except (MlflowException, RequestException) as error:
         _raise_unless_refused(error, client, run_id)
@@ -467,17 +501,21 @@ def _raise_unless_refused(error: MlflowException | RequestException, client: mlf
         status = error.get_http_status_code()
     else:
         status = 500 if error.response is None else error.response.status_code
-    refused = 400 <= status < 500 and status not in _NOT_FOR_GOOD
-    if not refused or client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE:
+    if not _is_refusal(status, _NOT_FOR_GOOD) or client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE:
         raise error
 
 
+def _is_refusal(status: int, others: tuple[int, ...]) -> bool:
+    """Whether an HTTP status says that a request is wrong; `others` are those that say something else."""
+    return 400 <= status < 500 and status not in others
+
+
 @contextmanager
-def _upload_timeout() -> Iterator[None]:
-    """Give MLflow's HTTP client, which looks here at each request, more time."""
+def _request_timeout(seconds: int) -> Iterator[None]:
+    """Give requests of MLflow's HTTP client, which looks here at each one, so much time to be answered."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     usual = os.environ[name]
-    os.environ[name] = str(max(int(usual), _UPLOAD_TIMEOUT))
+    os.environ[name] = str(seconds)
     try:
         yield
     finally:

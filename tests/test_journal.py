@@ -1,13 +1,15 @@
 """The file in which a run keeps what it has to tell MLflow, and the thread that sends it."""
 
+import resource
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from cmgems import journal as journals
 from cmgems.errors import UserError
-from cmgems.journal import Journal, Place, Sender, read_contents
+from cmgems.journal import InUseError, Journal, Place, Sender, find_place, hold, read_contents
 
 HERE = Place("sqlite:///here.db", "experiment", "run-a")
 
@@ -124,10 +126,79 @@ def test_a_second_run_in_the_same_folder_does_not_take_the_first_ones_messages(j
     again.close()
 
 
+def test_all_messages_of_a_run_go_to_the_one_that_takes_its_place(journal):
+    for number in range(2):
+        journal.append({"number": number})
+    journal.mark_sent(journal.unsent(2)[-1])
+    for run in ("run-b", "run-c"):
+        before = journal.place.run
+        there = Place("http://there", "experiment", run)
+        journal.begin(there, instead_of=before)
+        journal = reopened(journal)
+        assert journal.place == there
+        assert [(m.place, m.content["number"]) for m in journal.unsent(9)] == [(there, 0), (there, 1)]
+    journal.begin(there)
+    journal.append({"number": 2})
+    assert [(m.place, m.content["number"]) for m in journal.unsent(9)] == [(there, 0), (there, 1), (there, 2)]
+    assert find_place(journal.folder) == there
+    assert read_contents(journal.folder) == [{"number": number} for number in range(3)]
+    journal.close()
+
+
 def test_a_journal_has_one_process(journal):
     with pytest.raises(UserError, match="is in use: its run is going on"):
         Journal(journal.folder)
     reopened(journal).close()
+
+
+def test_a_folder_that_is_held_is_waited_for(tmp_path, capsys):
+    lock = hold(tmp_path)
+    with pytest.raises(InUseError) as refused:
+        hold(tmp_path, patience=0.1)
+    assert refused.value.exit_code == 69
+    threading.Timer(0.5, lock.release).start()
+    held = hold(tmp_path, patience=60)
+    assert "is in use: waiting up to 60 s" in capsys.readouterr().err
+
+    # The journal of the process that holds the folder keeps it until both have let go.
+    own = Journal(tmp_path, held)
+    held.release()
+    with pytest.raises(InUseError):
+        hold(tmp_path)
+    own.close()
+    hold(tmp_path).release()
+
+
+@contextmanager
+def largest_file(size):
+    """No file of this process can grow beyond a size, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_does_not_end_a_run_and_what_did_not_fit_comes_when_there_is_room(journal, capsys):
+    journal.append({"number": 0})
+    with largest_file(journal.path.stat().st_size + 10):
+        for number in (1, 2):
+            journal.append({"number": number})
+        assert contents(journal.unsent(9)) == [{"number": 0}]
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{journal.path} cannot be written to: training goes on")
+    journal.append({"number": 3})
+    assert contents(journal.unsent(9)) == [{"number": number} for number in range(4)]
+
+
+def test_what_never_fits_is_said_at_the_end(tmp_path, capsys):
+    journal = Journal(tmp_path)
+    journal.begin(HERE)
+    with largest_file(journal.path.stat().st_size):
+        journal.append({"number": 0})
+        journal.close()
+    assert f"1 messages for MLflow could not be kept in {journal.path}: lost" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_to_is_named():

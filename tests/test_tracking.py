@@ -239,6 +239,21 @@ def test_a_new_run_needs_mlflow(open_run, folder):
     Journal(folder).close()  # nothing holds it
 
 
+@pytest.mark.parametrize(
+    ("code", "body", "exit_code"),
+    [
+        (503, b"the server behind this proxy is away", 69),
+        (429, b'{"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "later"}', 69),
+        (403, b'{"error_code": "PERMISSION_DENIED", "message": "no"}', 2),
+        (401, b"who are you", 2),
+    ],
+)
+def test_a_new_run_that_mlflow_refuses_is_a_mistake_and_one_it_cannot_take_now_is_not(open_run, code, body, exit_code):
+    with answering(code, body) as uri, pytest.raises(UserError) as ended, open_run(uri):
+        pass
+    assert ended.value.exit_code == exit_code
+
+
 @pytest.mark.slow
 def test_a_new_run_does_not_wait_long_for_a_server_that_is_silent(open_run):
     with silent_server() as uri, pytest.raises(UserError, match=f"tracking.uri {uri}: "), open_run(uri):
@@ -382,6 +397,23 @@ def test_steps_that_are_trained_again_otherwise_are_logged_again(open_run, datab
     with open_run(database, tracker.run_id) as once_more:
         log(once_more, 7, 12)
     assert steps(database, tracker.run_id) == [*range(1, 11), 7, 8, 9, 10, 11, 12]
+
+
+def test_a_run_that_is_resumed_with_another_store_gets_all_it_has_logged_there(open_run, broken_off, tmp_path, capsys):
+    elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
+    with open_run(elsewhere, broken_off) as tracker:
+        log(tracker, 16, 25)
+    assert f"MLflow at {elsewhere} has no run {broken_off}, which was at {NOWHERE}" in capsys.readouterr().err
+    assert tracker.run_id != broken_off
+    assert steps(elsewhere, tracker.run_id) == list(range(1, 26))
+    assert get(elsewhere, tracker.run_id).data.params["name"] == "demo"
+    assert get(elsewhere, tracker.run_id).info.status == "FINISHED"
+
+    # A checkpoint of before goes on with the new run, too.
+    with open_run(elsewhere, broken_off) as again:
+        log(again, 21, 30)
+    assert again.run_id == tracker.run_id
+    assert steps(elsewhere, tracker.run_id) == list(range(1, 31))
 
 
 def test_a_resumed_run_without_its_journal_begins_a_new_one(open_run, database, folder):
