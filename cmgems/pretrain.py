@@ -31,16 +31,6 @@ def pretrain(config: PretrainConfig) -> None:
     accelerator, plan = launch.start_accelerator(config)
     accelerator.print(startup.report(accelerator.state, launch.describe_kind(accelerator)))
     startup.check_all_have(accelerator.state, run_folder.in_common(config, corpus, table), "the same recipe and data")
-    folder, checkpoint = run_folder.agree_on_folder(config, accelerator)
-    identity = run_folder.run_identity(config, corpus, table, launch.launched_as(accelerator))
-    resumed = resume.open_checkpoint(accelerator, checkpoint, identity, config.allow_changed) if checkpoint else None
-
-    model = build_model(config.model, corpus.k, config.seed)
-    optimizer = build_optimizer(model, config.optimizer)
-    model, optimizer = engine.prepare(accelerator, model, optimizer, config, plan, bool(resumed and resumed.universal))
-    accelerator.print(launch.describe(accelerator, plan, model))
-    accelerator.print(f"{setup.describe(corpus, table)}\nrun folder {folder}")
-
     training_windows, validation_windows = (
         Windows(split, corpus.k, config.model.max_positions) for split in (corpus.train, corpus.validation)
     )
@@ -57,40 +47,53 @@ def pretrain(config: PretrainConfig) -> None:
         is_decider=accelerator.is_main_process,
     )
     progress = Progress()
-    if resumed:
-        load_checkpoint(accelerator, model, optimizer, resumed.weights)
-        controller.load_state_dict(resumed.state.curriculum)
-        progress = Progress(**resumed.state.progress)
-        accelerator.print(resumed.describe(plan))
 
-    run_id = resumed.state.mlflow_run if resumed else None
-    exactly = resumed is None or resumed.is_exact(plan)
-    name = run_folder.run_name(config, folder)
-    with tracking.open_run(config, name, corpus, run_id, accelerator.is_main_process, folder, exactly) as tracker:
-        tracker.tags({"launch": launch.describe(accelerator, plan, model), "folder": folder.resolve()})
-        if resumed and accelerator.is_main_process:
-            tracker.tags(resumed.tags(plan))
-            resume.set_aside_later(resumed.checkpoint)
-        trainer = Trainer(
-            config=config,
-            accelerator=accelerator,
-            plan=plan,
-            model=model,
-            optimizer=optimizer,
-            windows=training_windows,
-            masker=masker,
-            controller=controller,
-            validation=validation,
-            tracker=tracker,
-            folder=folder,
-            identity=identity,
-            progress=progress,
-        )
-        trainer.run()
-        note_exit_code(0)  # it need not be started again, whatever happens to what is left to do
-        summary = summarise(config, name, controller, progress.evaluations, progress.seconds, folder)
-        tracker.note(summary)
-    accelerator.print(summary)
+    with run_folder.agree_on_folder(config, accelerator) as (folder, checkpoint, lock):
+        identity = run_folder.run_identity(config, corpus, table, launch.launched_as(accelerator))
+        environment = startup.environment(accelerator.state)
+        resumed = resume.open_checkpoint(accelerator, checkpoint, identity, environment, config.allow_changed)
+        model = build_model(config.model, corpus.k, config.seed)
+        optimizer = build_optimizer(model, config.optimizer)
+        universal = resumed is not None and resumed.universal
+        model, optimizer = engine.prepare(accelerator, model, optimizer, config, plan, universal)
+        description = launch.describe(accelerator, plan, model)
+        accelerator.print(f"{description}\n{setup.describe(corpus, table)}\nrun folder {folder}")
+        if resumed:
+            load_checkpoint(accelerator, model, optimizer, resumed.weights)
+            controller.load_state_dict(resumed.state.curriculum)
+            progress = Progress(**resumed.state.progress)
+            accelerator.print(resumed.describe(plan))
+
+        name = run_folder.run_name(config, folder)
+        run_id = resumed.state.mlflow_run if resumed else None
+        exactly = resumed is None or resumed.is_exact(plan)
+        is_main = accelerator.is_main_process
+        with tracking.open_run(config, name, corpus, run_id, is_main, folder, exactly, lock) as tracker:
+            tracker.tags({"launch": description, "folder": folder.resolve()})
+            if resumed and is_main:
+                tracker.tags(resumed.tags(plan))
+                resume.set_aside_later(resumed.checkpoint)
+            trainer = Trainer(
+                config=config,
+                accelerator=accelerator,
+                plan=plan,
+                model=model,
+                optimizer=optimizer,
+                windows=training_windows,
+                masker=masker,
+                controller=controller,
+                validation=validation,
+                tracker=tracker,
+                folder=folder,
+                identity=identity,
+                environment=environment,
+                progress=progress,
+            )
+            trainer.run()
+            note_exit_code(0)  # it need not be started again, whatever happens to what is left to do
+            summary = summarise(config, name, controller, progress.evaluations, progress.seconds, folder)
+            tracker.note(summary)
+        accelerator.print(summary)
     accelerator.end_training()
 
 

@@ -73,6 +73,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def environment(state: PartialState) -> dict[str, str]:
+    """What the numbers of a run depend on beside recipe and data: versions, and the device of this process."""
+    return {"cmgems": __version__, **versions(), "device": _device(state)}
+
+
 def report(state: PartialState, kind: str) -> str:
     """Machines with their ranks and devices, then the launcher, the `kind` of distribution and the backend; collective.
 

@@ -5,6 +5,7 @@ into fast local storage, which is all that training waits for; a thread takes it
 of every file, by which damage is noticed before anything is loaded.
 """
 
+import concurrent.futures
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import shutil
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -21,7 +23,8 @@ from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
+from safetensors import SafetensorError
 from transformers import BertForMaskedLM
 from transformers.utils.logging import disable_progress_bar
 
@@ -35,6 +38,9 @@ MANIFEST = "manifest.json"
 DEEPSPEED_TAG = "deepspeed"
 WEIGHTS_FILE = "weights.pt"
 _ERROR = "error"
+_TORCH_WRITER = "inline_container"
+"""In the message of the RuntimeError by which torch.save says that it cannot write."""
+_SECONDS_BETWEEN_ANSWERS = 0.5
 
 
 def step_folder(parent: Path, step: int) -> Path:
@@ -63,6 +69,8 @@ class RunState:
     """Steps, time and operations so far, and all evaluations."""
     curriculum: dict[str, Any]
     """State of the curriculum controller."""
+    environment: dict[str, str]
+    """Versions and device of the run that wrote it."""
 
 
 class CheckpointWriter:
@@ -81,13 +89,17 @@ class CheckpointWriter:
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self.parent, self.config, self.timeout = parent, config, timeout
         self._staging = StagingFolder(config.staging, parent, _state_bytes(model))
+        if self._staging.path.parent == parent:
+            accelerator.print(f"/dev/shm lacks room for checkpoints: training waits until they are written to {parent}")
+        # In the names of what is being written: a process that a run before has left behind may still write, too.
+        [self._token] = broadcast_object_list([_token()])
         self._pending: Future[None] | None = None
 
     def save(self, step: int, state: RunState) -> None:
         """Save model, optimizer and run state; collective. Waits for the checkpoint before, if that is not yet done."""
         self.wait()
         folder = step_folder(self.parent, step)
-        partial = _partial(folder)
+        partial = _partial(folder, self._token)
         if self.accelerator.is_main_process:
             _clear_leftovers(self.parent)
             try:
@@ -95,29 +107,49 @@ class CheckpointWriter:
             except OSError as error:
                 raise self._failure(error) from error
         self.accelerator.wait_for_everyone()
-        staged = self._staging.new()
-        _save_weights(self.accelerator, self.model, self.optimizer, staged)
-        if self.accelerator.is_main_process:
-            _write_json(staged / STATE_FILE, asdict(state))
+        with self._named_failures():
+            staged = self._staging.new()
+            _save_weights(self.accelerator, self.model, self.optimizer, staged)
+            if self.accelerator.is_main_process:
+                _write_json(staged / STATE_FILE, asdict(state))
         self._pending = _in_background(self._move, staged, partial, folder)
 
     def wait(self) -> None:
-        """Return when the last checkpoint is complete (rank 0) or this rank's part of it (others). Raises UserError."""
-        if self._pending is None:
-            return
+        """Return when the last checkpoint is complete; collective. Raises UserError if a process could not write it.
+
+        The processes go on telling each other how far they are, so that one that dies is noticed.
+        """
+        while self._pending is not None:
+            finished, _ = concurrent.futures.wait([self._pending], timeout=_SECONDS_BETWEEN_ANSWERS)
+            error = self._pending.exception() if finished else None
+            own = torch.tensor([not finished, error is not None], dtype=torch.int64, device=self.accelerator.device)
+            waiting, failed = self.accelerator.reduce(own, "sum").tolist()
+            if failed:
+                _clear_leftovers(self.parent)  # what takes the room is of no use
+                raise self._failure(error)
+            if not waiting:
+                self._pending = None
+
+    def _failure(self, error: BaseException | None) -> BaseException:
+        """What to raise where this process could not write its part; where `error` is None, another one could not."""
+        if error is not None and not isinstance(error, OSError):
+            return error
+        why = error or "another process could not write its part, and says why"
+        return UserError(f"a checkpoint cannot be written to {self.parent}: {why}", every_process=error is not None)
+
+    @contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        """Turn what goes wrong in the staging folder into a UserError that names it."""
         try:
-            self._pending.result()
-        except OSError as error:
-            raise self._failure(error) from error
-        self._pending = None
-
-    def _failure(self, error: OSError) -> UserError:
-        return UserError(f"a checkpoint cannot be written to {self.parent}: {error}", every_process=True)
-
-    def finish(self) -> None:
-        """Return when the last checkpoint is complete; collective. Raises UserError."""
-        self.wait()
-        self.accelerator.wait_for_everyone()
+            yield
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and _TORCH_WRITER not in str(error):
+                raise
+            raise UserError(
+                f"a checkpoint cannot be written to {self._staging.path.parent}, which it passes through: "
+                f"{str(error).splitlines()[0]}\ncheckpoint.staging names another folder",
+                every_process=True,
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -228,27 +260,36 @@ def write_manifest(folder: Path) -> None:
 
 
 def export_model(accelerator: Accelerator, model: Any, k: int, folder: Path) -> None:
-    """Write model and tokenizer so that transformers' Auto classes load them, in float32; collective."""
+    """Write model and tokenizer so that transformers' Auto classes load them, in float32; collective.
+
+    Raises UserError if they cannot be written.
+    """
     weights = _full_precision_weights(accelerator, model)
     if accelerator.is_main_process:
-        with complete_or_absent(folder) as partial:
-            bert = BertForMaskedLM(accelerator.unwrap_model(model).bert.config)
-            bert.load_state_dict(weights)
-            disable_progress_bar()
-            bert.save_pretrained(partial)
-            save_tokenizer(partial, k, bert.config.max_position_embeddings)
+        bert = BertForMaskedLM(accelerator.unwrap_model(model).bert.config)
+        bert.load_state_dict(weights)
+        disable_progress_bar()
+        try:
+            with complete_or_absent(folder) as partial:
+                bert.save_pretrained(partial)
+                save_tokenizer(partial, k, bert.config.max_position_embeddings)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"the model cannot be written to {folder}: {error}") from error
     accelerator.wait_for_everyone()
 
 
 @contextmanager
 def complete_or_absent(folder: Path) -> Iterator[Path]:
     """A folder to write into, which takes its place when all is written; for one process."""
-    # By a name of its own: what a killed process has started may still be writing into that one's.
-    partial = _partial(folder.with_name(f"{folder.name}.{os.getpid()}"))
+    partial = _partial(folder, _token())
     _clear_leftovers(folder.parent)
     partial.mkdir(parents=True)
-    yield partial
-    _put_in_place(partial, folder)
+    try:
+        yield partial
+        _put_in_place(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _save_weights(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:
@@ -318,7 +359,8 @@ def _move_files(source: Path, target: Path) -> dict[str, str]:
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
         name = path.relative_to(source)
         digests[str(name)] = _digest(path)
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        for folder in [*reversed(name.parents)][1:]:  # not the target itself: another run has removed it if it is gone
+            (target / folder).mkdir(exist_ok=True)
         shutil.move(path, target / name)
         _flush_to_disk(target / name)
     shutil.rmtree(source)
@@ -331,8 +373,12 @@ def _digest(path: Path) -> str:
 
 
 def _flush_to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Make a file or a folder outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _rank_manifest(rank: int) -> str:
@@ -360,13 +406,18 @@ def _collect(path: Path, deadline: float) -> dict[str, str]:
 
 def _write_json(path: Path, values: Any) -> None:
     """Write a JSON file that is complete as soon as it is there."""
-    partial = _partial(path)
+    partial = _partial(path, _token())
     partial.write_text(json.dumps(values, indent=1))
     partial.rename(path)
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+def _partial(path: Path, token: str) -> Path:
+    """Where a file or folder is while it is being written; `token` is the writer's own."""
+    return path.with_name(f"{path.name}.{token}.partial")
+
+
+def _token() -> str:
+    return uuid.uuid4().hex[:12]
 
 
 def _clear_leftovers(parent: Path) -> None:
@@ -376,9 +427,13 @@ def _clear_leftovers(parent: Path) -> None:
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:
+    """Let a folder that is complete take its place, for good: an older one may be removed next."""
+    for path in (*partial.rglob("*"), partial):
+        _flush_to_disk(path)
     if folder.exists():
         _remove(folder)
     partial.rename(folder)
+    _flush_to_disk(folder.parent)
 
 
 def _remove(folder: Path) -> None:

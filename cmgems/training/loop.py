@@ -46,6 +46,8 @@ class Progress:
     """Optimizer steps done."""
     seconds: float = 0
     """Wall-clock time, evaluation and checkpoints included, before and after every resume."""
+    device_seconds: float = 0
+    """The same, of all processes together."""
     flops: float = 0
     """Floating-point operations of the training steps, over all processes."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
@@ -69,6 +71,8 @@ class Trainer:
     folder: Path
     identity: dict[str, Any]
     """What a resumed run must have in common with this one."""
+    environment: dict[str, str]
+    """What this one runs on, which may be another thing then."""
     progress: Progress
 
     def run(self) -> None:
@@ -87,7 +91,7 @@ class Trainer:
             while self.progress.step < self.config.training.steps:
                 stop = self._train_step(micro_batches, request)
                 self._after_step(display, writer, stop)
-            writer.finish()
+            writer.wait()
 
     def _checkpoint_writer(self) -> CheckpointWriter:
         parent = self.folder / "checkpoints"
@@ -148,7 +152,8 @@ class Trainer:
         DisagreementError if not all of them have masked the step under the same stage.
         """
         finite = torch.isfinite(losses)
-        bad_gradient = self.config.training.precision != "fp16" and not math.isfinite(norm)
+        # DeepSpeed gives -1 where it has found an overflow and left the step out.
+        bad_gradient = self.config.training.precision != "fp16" and not 0 <= norm < math.inf
         stages = [index == self.controller.index for index in range(len(self.config.curriculum.stages))]
         own = [int((~finite).sum()), bad_gradient, request.received is not None, *stages]
         counts = self.accelerator.reduce(torch.tensor(own, dtype=torch.int64, device=finite.device), "sum").tolist()
@@ -206,7 +211,7 @@ class Trainer:
         if step % config.checkpoint.every == 0 or milestone or last or stop:
             self._save(display, writer)
         if stop and not last:
-            writer.finish()
+            writer.wait()
             raise Interrupted(
                 f"stopped by a signal after step {step}; the checkpoint of this step is in {writer.parent}: "
                 "start again with --resume auto to go on"
@@ -219,7 +224,7 @@ class Trainer:
         self._tick()
         metrics["curriculum/stage"] = self.controller.index
         metrics["usage/petaflop"] = self.progress.flops / 1e15
-        metrics["usage/device_hours"] = self.progress.seconds * self.accelerator.num_processes / 3600
+        metrics["usage/device_hours"] = self.progress.device_seconds / 3600
         self.tracker.metrics(self.progress.step, metrics)
         display.training(self.progress.step, metrics, self.controller.stage.name)
 
@@ -269,6 +274,7 @@ class Trainer:
         self._tick()
         state = RunState(
             identity=self.identity,
+            environment=self.environment,
             processes=self.plan.processes,
             micro_batch=self.plan.micro_batch,
             mlflow_run=self.tracker.run_id,
@@ -280,4 +286,5 @@ class Trainer:
     def _tick(self) -> None:
         now = time.perf_counter()
         self.progress.seconds += now - self._clock
+        self.progress.device_seconds += (now - self._clock) * self.accelerator.num_processes
         self._clock = now

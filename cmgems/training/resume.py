@@ -37,7 +37,7 @@ class Resumption:
     checkpoint: Path
     state: RunState
     changes: list[str]
-    """What is different in this run from the one that wrote it, as was allowed."""
+    """What is different in this run from the one that wrote it, as was allowed, or in what it runs on."""
     weights: Path
     """Where model and optimizer are loaded from: the checkpoint itself, or its universal format."""
 
@@ -77,13 +77,25 @@ class Resumption:
 
 
 def open_checkpoint(
-    accelerator: Accelerator, checkpoint: Path, identity: dict[str, Any], allowed: list[str]
-) -> Resumption:
-    """Make a checkpoint ready for this run to go on from; collective.
+    accelerator: Accelerator,
+    checkpoint: Path | None,
+    identity: dict[str, Any],
+    environment: dict[str, str],
+    allowed: list[str],
+) -> Resumption | None:
+    """Make a checkpoint, if there is one, ready for this run to go on from; collective.
 
-    `identity` is what must be as it was, but for the settings in `allowed`. Raises UserError naming what is not.
+    `identity` is what must be as it was, but for the settings in `allowed`; `environment` may be another. Raises
+    UserError naming what must not differ and does.
     """
+    if checkpoint is None:
+        return None
     state, changes = _read(checkpoint, identity, allowed)
+    changes += [
+        f"{name}: {then} then, {environment[name]} now"
+        for name, then in state.environment.items()
+        if environment.get(name, then) != then
+    ]
     return Resumption(checkpoint, state, changes, _folder_to_load(accelerator, checkpoint, state.processes))
 
 
@@ -146,4 +158,6 @@ def _convert(source: Path, target: Path) -> None:
         [*command, "--input_folder", str(source), "--output_folder", str(target)], capture_output=True, text=True
     )
     if finished.returncode:
-        raise RuntimeError(f"DeepSpeed's conversion of {source} failed:\n{finished.stderr}")
+        raise UserError(
+            f"{source} cannot be converted by DeepSpeed for another number of processes:\n{finished.stderr}"
+        )

@@ -7,20 +7,28 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
+from filelock import FileLock
 
 from cmgems.config import PretrainConfig, flatten
 from cmgems.errors import UserError
+from cmgems.journal import hold
 from cmgems.masking.npmi import NpmiTable
 from cmgems.sequence.corpus import Corpus
 from cmgems.training.checkpoint import checkpoints, damage, read_state
 
 RUNS = Path("runs")
-_SECONDS_TO_APPEAR = 5
+_SECONDS_TO_APPEAR = 30
+"""Until a network file system shows on one machine what another one has made."""
+
+_SECONDS_TO_END = 120
+"""Until a run that has lost its other processes, or got a signal, has left its folder."""
 
 # What may change when a run goes on: where things are, and how work is divided, which leaves the numbers as they are.
 _FREE_GROUPS = ("name", "output", "resume", "allow_changed", "corpus", "tracking", "checkpoint", "launch")
@@ -29,6 +37,7 @@ _FREE_SETTINGS = (
     "evaluation.micro_batch",
     "model.activation_checkpointing",
     "model.init_from",
+    "npmi.table",  # its fingerprint counts
 )
 
 # What a machine may have of its own: where its copies are, how it reads them, and what only rank 0 follows.
@@ -54,16 +63,29 @@ def check_run_folder(config: PretrainConfig) -> None:
             )
 
 
-def agree_on_folder(config: PretrainConfig, accelerator: Accelerator) -> tuple[Path, Path | None]:
-    """The run's folder, and the checkpoint to go on from if there is one; collective. Raises UserError."""
+@contextmanager
+def agree_on_folder(
+    config: PretrainConfig, accelerator: Accelerator
+) -> Iterator[tuple[Path, Path | None, FileLock | None]]:
+    """The run's folder, and the checkpoint to go on from if there is one; collective.
+
+    Rank 0 holds the folder while this lasts, by the lock that comes third; the run that had it before may be about to
+    end, as one on a machine that has lost its network. Raises UserError.
+    """
     chosen: list[tuple[Path, Path | None] | None] = [None]
-    if accelerator.is_main_process:
-        checkpoint = _checkpoint_to_resume(config)
-        chosen = [(_run_of(checkpoint) if checkpoint else _make_folder(config), checkpoint)]
-    broadcast_object_list(chosen)
-    assert chosen[0] is not None
-    _check_shared(chosen[0][0], accelerator)
-    return chosen[0]
+    lock = None
+    try:
+        if accelerator.is_main_process:
+            folder = _folder(config)
+            lock = hold(folder, patience=_SECONDS_TO_END)
+            chosen = [(folder, _checkpoint_to_resume(config, folder))]
+        broadcast_object_list(chosen)
+        assert chosen[0] is not None
+        _check_shared(chosen[0][0], accelerator)
+        yield *chosen[0], lock
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _check_shared(folder: Path, accelerator: Accelerator) -> None:
@@ -85,12 +107,19 @@ def _check_shared(folder: Path, accelerator: Accelerator) -> None:
 def _appears(path: Path) -> bool:
     """Whether a file that another machine has made is there; network file systems can take a while to show it."""
     end = time.monotonic() + _SECONDS_TO_APPEAR
-    # Listing a folder makes them look again, asking for a file does not.
-    while not (path.parent.is_dir() and path in path.parent.iterdir()):
+    # Listing a folder makes them look again, asking for a file or a folder does not.
+    while not (_lists(path.parent.parent, path.parent) and _lists(path.parent, path)):
         if time.monotonic() > end:
             return False
         time.sleep(0.5)
     return True
+
+
+def _lists(folder: Path, path: Path) -> bool:
+    try:
+        return path in folder.iterdir()
+    except OSError:
+        return False
 
 
 def run_name(config: PretrainConfig, folder: Path) -> str:
@@ -119,8 +148,16 @@ def run_identity(config: PretrainConfig, corpus: Corpus, table: NpmiTable, launc
     return {**settings, "corpus": corpus.fingerprint, "npmi": table.fingerprint, "launched as": launched_as}
 
 
-def _checkpoint_to_resume(config: PretrainConfig) -> Path | None:
-    """The checkpoint that `resume` asks for: with `auto` the newest sound one of the newest run, if it has any.
+def _folder(config: PretrainConfig) -> Path:
+    """The folder of the run that `resume` asks for, or of a new one. Raises UserError if it cannot be made."""
+    if config.resume not in ("never", "auto"):
+        return _run_of(Path(config.resume))
+    folder, found = _newest_run(config) if config.resume == "auto" else (None, [])
+    return folder if folder and found else _make_folder(config)
+
+
+def _checkpoint_to_resume(config: PretrainConfig, folder: Path) -> Path | None:
+    """The checkpoint that `resume` asks for: with `auto` the newest sound one in the run's folder, if it has any.
 
     Raises UserError if the one that is named, or all of those that there are, are damaged.
     """
@@ -131,7 +168,7 @@ def _checkpoint_to_resume(config: PretrainConfig) -> Path | None:
         if problem := damage(named):
             raise UserError(f"resume {named}: the checkpoint is damaged: {problem}")
         return named
-    folder, found = _newest_run(config)
+    found = checkpoints(folder / "checkpoints")
     for checkpoint in reversed(found):
         problem = damage(checkpoint)
         if problem is None:
@@ -143,7 +180,10 @@ def _checkpoint_to_resume(config: PretrainConfig) -> Path | None:
 
 
 def begins_anew(config: PretrainConfig) -> bool:
-    """Whether there is no checkpoint to go on from; reads only."""
+    """Whether there is no checkpoint to go on from; reads only, and on rank 0 alone: a network file system may go on
+    telling another machine for a while that there is no folder, once that has asked for it."""
+    if os.environ.get("RANK", "0") != "0":
+        return False
     return config.resume == "never" or (config.resume == "auto" and not _newest_run(config)[1])
 
 

@@ -1,6 +1,7 @@
 """Fast local storage, by default in memory, that checkpoints pass through on their way to the run's folder."""
 
 import os
+import platform
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,7 +10,8 @@ import psutil
 from filelock import FileLock, Timeout
 
 MEMORY = Path("/dev/shm")
-_PREFIX = f"cmgems-staging-{os.getuid()}-"
+# With the machine's name: where several share a folder, locks may hold on one of them only.
+_PREFIX = f"cmgems-staging-{os.getuid()}-{platform.node()}-"
 
 
 class StagingFolder:

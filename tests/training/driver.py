@@ -12,14 +12,18 @@ holds what happened on this rank in the step, taken where it happened:
     loss, norm      sum over the rank's masked tokens, and the gradient's norm, as float.hex
     masked_tokens   number of the rank's masked tokens
 
+Before the first step it writes the time-outs of all groups of processes, in seconds, to FOLDER/rank-R.timeouts.
+
 The faults are in FAULTS below. A "kill" ends all processes of the launch, its launcher included, by SIGKILL; the fault
 that did it is in FOLDER/killed.
 """
 
+import errno
 import functools
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -28,6 +32,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 import psutil
+import torch
+from torch import distributed
 
 from cmgems.config import load_config
 from cmgems.curriculum.controller import Controller
@@ -35,7 +41,7 @@ from cmgems.errors import exit_on_user_error
 from cmgems.masking import strategies
 from cmgems.masking.masker import Masker
 from cmgems.pretrain import pretrain
-from cmgems.training import checkpoint
+from cmgems.training import checkpoint, engine
 from cmgems.training.loop import Trainer
 from cmgems.training.metrics import LogWindow
 
@@ -90,6 +96,14 @@ def record_steps():
     wrap(Masker, "__call__", after=note_rows)
     wrap(LogWindow, "add", before=note_loss)
     wrap(Trainer, "_train_step", before=begin, after=end)
+
+
+def record_timeouts(*_):
+    """Write how long each group of processes waits for one that does not answer."""
+    groups = list(distributed.distributed_c10d._world.pg_map) if distributed.is_initialized() else []
+    backends = [group._get_backend(torch.device("cpu")) for group in groups]
+    seconds = [backend.options._timeout.total_seconds() for backend in backends]
+    (TRACE / f"rank-{RANK}.timeouts").write_text(json.dumps(seconds))
 
 
 def announced(function, announce):
@@ -156,7 +170,7 @@ def kill_in_checkpoint(moment, step):
         return path.name == checkpoint.STATE_FILE and values["progress"]["step"] == int(step)
 
     def is_moved(path):
-        return f"{folder}.partial/" in str(path)
+        return re.search(rf"{folder}\.\w+\.partial/", str(path))
 
     def is_renamed(_partial, to):
         return to.parts[-2:] == folder.parts
@@ -175,6 +189,20 @@ def kill_in_checkpoint(moment, step):
     }[moment]
     if RANK == 0:
         wrap(owner, name, before=kill_if(condition))
+
+
+def fail_to_write(rank, what, step):
+    """Have one rank fail, or die, when it takes its part of a checkpoint to its place."""
+
+    def fail(_source, target):
+        if not target.name.startswith(checkpoint.step_folder(Path(), int(step)).name):
+            return
+        if what == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if int(rank) == RANK:
+        wrap(checkpoint, "_move_files", before=fail)
 
 
 def kill_if(condition):
@@ -197,6 +225,7 @@ FAULTS = {
     r"kill ([\d.]+) s after step (\d+)": kill_after_step,
     r"kill (before|within|after) switch (\d+)": kill_in_switch,
     r"kill in the (staging|move|rename|removal) of checkpoint (\d+)": kill_in_checkpoint,
+    r"rank (\d+) (dies|fails) while it writes checkpoint (\d+)": fail_to_write,
     r"rank (\d+) goes to stage (\d+) at step (\d+)": go_astray,
 }
 
@@ -218,6 +247,7 @@ def main():
     """The run, recorded."""
     config = load_config(sys.argv[1:])
     record_steps()
+    wrap(engine, "prepare", after=record_timeouts)
     # Wrapped around the recording: a fault after a step comes after its line.
     if FAULT:
         [(arguments, fault)] = [(m.groups(), fault) for p, fault in FAULTS.items() if (m := re.fullmatch(p, FAULT))]

@@ -13,16 +13,20 @@ from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+import mlflow
 import psutil
 import pytest
 from filelock import FileLock
 
+from cmgems import startup
 from cmgems.config import load_config
 from cmgems.errors import INTERRUPTED_EXIT_CODE, Interrupted, UserError, exit_on_user_error
+from cmgems.masking.npmi import npmi_from_counts, write_npmi
 from cmgems.training import checkpoint, interruption, run_folder, staging
 from cmgems.training.checkpoint import checkpoints, damage
 from cmgems.training.loop import Trainer
 from cmgems.training.staging import StagingFolder
+from tests.machine import require
 from tests.training.launching import history_of, newest_run
 
 
@@ -122,6 +126,37 @@ def test_a_setting_of_the_optimizer_that_is_changed_on_purpose_takes_effect(run,
     changes = ("--training.steps", "13", "--optimizer.beta1", "0.8")
     run("--resume", "auto", *changes, "--allow_changed", '["training", "optimizer"]')
     assert set(betas) == {(0.8, 0.98)}
+
+
+def test_other_software_is_noted_and_steps_trained_again_with_it_are_logged_again(run, tmp_path, monkeypatch):
+    run()
+    as_if_killed_after_step_8(tmp_path / "run")
+    installed = startup.versions()
+    monkeypatch.setattr(startup, "versions", lambda: {**installed, "torch": "9.0"})
+    again = run("--resume", "auto")
+    assert again.data.tags["resumed.8"] == f"torch: {installed['torch']} then, 9.0 now"
+    steps = [point.step for point in points(again, "train/loss")]
+    assert sorted(steps) == [2, 4, 6, 8, 10, 10, 12, 12]
+
+
+def test_an_npmi_table_may_be_elsewhere_but_not_another_one(run, tmp_path, tiny_corpus):
+    same, moved, other = (tmp_path / f"{name}.csv" for name in ("same", "moved", "other"))
+    for path, c in ((same, 101), (moved, 101), (other, 50)):
+        write_npmi(npmi_from_counts(tiny_corpus.counts, 4, c=c), path)
+    run("--npmi.table", str(same))
+    as_if_killed_after_step_8(tmp_path / "run")
+    again = run("--resume", "auto", "--npmi.table", str(moved))
+    assert len(points(again, "train/loss")) == 6
+    with pytest.raises(UserError, match=r"cannot be resumed by this run:\n  npmi: "):
+        run("--resume", "auto", "--npmi.table", str(other))
+
+
+def as_if_killed_after_step_8(folder):
+    shutil.rmtree(folder / "checkpoints/step-00000012")
+
+
+def points(run, metric):
+    return mlflow.MlflowClient().get_metric_history(run.info.run_id, metric)
 
 
 def test_another_architecture_cannot_be_allowed(run):
@@ -228,6 +263,57 @@ def test_a_full_disk_is_one_message_and_leaves_the_older_checkpoint(run, tmp_pat
     assert [folder.name for folder in checkpoints(tmp_path / "run/checkpoints")] == ["step-00000004"]
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """Function that mounts a file system of a size in KB at a folder of tmp_path."""
+    require(("mount", "umount"), "apt-get install mount", root=True)
+    mounted = []
+
+    def mount(name, kilobytes):
+        (tmp_path / name).mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", tmp_path / name], check=True)
+        mounted.append(tmp_path / name)
+        return mounted[-1]
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize("what", ["a checkpoint", "the model"])
+def test_a_disk_that_is_full_for_everything_is_one_message(run, small_disk, what):
+    disk = small_disk("disk", {"a checkpoint": 600, "the model": 100}[what])
+    every = {"a checkpoint": ("--checkpoint.every", "2"), "the model": ("--checkpoint.milestones", "[1]")}[what]
+    with pytest.raises(UserError, match=f"{what} cannot be written to {disk}") as ended:
+        run("--output", str(disk / "run"), *every)
+    assert ended.value.exit_code == 2
+    assert newest_run().info.status == "FAILED"
+    assert not [*disk.rglob("*.partial")]
+
+
+def test_a_staging_folder_without_room_is_named(run, small_disk, tmp_path):
+    fast = small_disk("fast", 40)
+    with pytest.raises(
+        UserError, match=f"cannot be written to {fast}, which it passes through: .*\ncheckpoint.staging"
+    ):
+        run("--checkpoint.staging", str(fast))
+    assert names(fast) == []
+
+
+def test_where_memory_has_no_room_it_says_so(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(staging, "MEMORY", tmp_path / "no memory")
+    run()
+    assert "/dev/shm lacks room for checkpoints: training waits" in capsys.readouterr().out
+
+
+def test_files_are_not_moved_into_a_folder_that_is_gone(tmp_path):
+    (tmp_path / "staged/deepspeed").mkdir(parents=True)
+    (tmp_path / "staged/deepspeed/weights").touch()
+    with pytest.raises(FileNotFoundError):
+        checkpoint._move_files(tmp_path / "staged", tmp_path / "gone")
+    assert names(tmp_path) == ["staged"]
+
+
 def test_checkpoints_pass_through_the_folder_that_is_configured_and_leave_nothing_there(run, tmp_path, monkeypatch):
     new, passed = StagingFolder.new, []
     monkeypatch.setattr(StagingFolder, "new", lambda self: passed.append(new(self)) or passed[-1])
@@ -312,8 +398,9 @@ def test_runs_that_start_at_the_same_moment_get_folders_of_their_own(tiny_recipe
     assert sorted(folder.name for folder in folders) == [str(number) for number in range(1, 9)]
 
 
-def test_checkpoints_of_a_run_that_is_going_on_are_not_touched(run, tmp_path):
+def test_checkpoints_of_a_run_that_is_going_on_are_not_touched(run, tmp_path, monkeypatch):
     run()
+    monkeypatch.setattr(run_folder, "_SECONDS_TO_END", 0.2)
     with FileLock(tmp_path / "run/tracking.lock"), pytest.raises(UserError, match="is in use"):
         run("--resume", str(tmp_path / "run/checkpoints/step-00000008"))
     assert names(tmp_path / "run/checkpoints") == ["step-00000008", "step-00000012"]

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from cmgems.training.checkpoint import checkpoints
 from tests.training.launching import logged
 
 REPOSITORY = Path(__file__).parents[2]
@@ -53,6 +54,7 @@ RECIPE = {
     "evaluation": {"every": 5, "windows": 50, "micro_batch": 25},
     "checkpoint": {"every": 100, "milestones": []},
     "tracking": {"log_every": 1, "system_metrics": False},
+    "launch": {"timeout": 600},
 }
 
 
@@ -413,5 +415,33 @@ def test_ranks_in_different_stages_end_the_run_before_another_checkpoint(train):
     message = "error: the processes have masked step 5 under different stages: 1 in 'genemask', 1 in 'mix'"
     assert ended.output.count(message) == 1, ended.end
     assert [max(records) for records in ended.ranks()] == [4, 4]
-    checkpoints = sorted(path.name for path in (ended.folder / "run/checkpoints").iterdir())
-    assert checkpoints == ["step-00000002", "step-00000004"]
+    assert [path.name for path in checkpoints(ended.folder / "run/checkpoints")] == ["step-00000002", "step-00000004"]
+
+
+# ---- processes that fail, die or go silent
+
+
+@slow
+def test_all_groups_of_processes_have_the_time_out(short):
+    """DeepSpeed makes groups of its own, with half an hour."""
+    for path in sorted(short.undisturbed.trace.glob("*.timeouts")):
+        seconds = json.loads(path.read_text())
+        assert len(seconds) >= 2
+        assert set(seconds) == {600}
+
+
+@slow
+@pytest.mark.parametrize(
+    ("fault", "codes", "message"),
+    [
+        ("rank 0 fails", ["2", "2"], "No space left on device"),
+        ("rank 1 fails", ["2", "2"], "No space left on device"),
+        ("rank 1 dies", ["1"], "error: rank 0 has lost another process"),
+    ],
+)
+def test_a_rank_that_fails_to_write_its_part_of_a_checkpoint_ends_the_run_on_all(train, fault, codes, message):
+    recipe = RECIPE | {"checkpoint": {"every": 2, "milestones": []}}
+    ended = train(recipe, *ZERO2, fault=f"{fault} while it writes checkpoint 4")
+    assert [path.read_text() for path in sorted(ended.trace.glob("*.exit"))] == codes, ended.end
+    assert message in ended.output, ended.end
+    assert [path.name for path in checkpoints(ended.folder / "run/checkpoints")] == ["step-00000002"]

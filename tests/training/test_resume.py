@@ -7,12 +7,12 @@ import pytest
 from accelerate import Accelerator
 
 from cmgems.training import resume
-from cmgems.training.checkpoint import damage
+from cmgems.training.checkpoint import damage, read_state
 from tests.training.golden import GOLDEN_LOSSES
 from tests.training.launching import config, forget_accelerator, history, launch, logged
 
 slow = pytest.mark.slow
-LAST_GOOD = "checkpoints/step-00000008"
+LAST_GOOD, LAST = "checkpoints/step-00000008", "checkpoints/step-00000012"
 
 
 def as_killed_after_step_8(run):
@@ -62,7 +62,14 @@ def check_elastic(go_on, tmp_path, name, before, after):
     expected = {step: GOLDEN_LOSSES[step] for step in (10, 12)}
     # Closer than the 1e-4 that is promised: an optimizer restored almost right drifts by 1e-6 a step at first.
     assert logged(tmp_path / "run", "train/loss") == pytest.approx(expected, rel=1e-6)
+    then, now = (read_state(tmp_path / "run" / path).progress for path in (LAST_GOOD, LAST))
+    for progress, processes in ((then, before), (difference(now, then), after)):
+        assert progress["device_seconds"] == pytest.approx(processes * progress["seconds"])
     assert (tmp_path / "run" / LAST_GOOD / "universal").exists() == name.startswith(("zero1", "zero2", "zero3"))
+
+
+def difference(now, then):
+    return {name: now[name] - then[name] for name in ("seconds", "device_seconds")}
 
 
 @slow
