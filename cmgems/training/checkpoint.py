@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,7 +69,7 @@ class RunState:
     """Steps, time and operations so far, and all evaluations."""
     curriculum: dict[str, Any]
     """State of the curriculum controller."""
-    environment: dict[str, str]
+    environment: dict[str, str] = field(default_factory=dict)
     """Versions and device of the run that wrote it."""
 
 
@@ -377,6 +377,9 @@ def _flush_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # for which not every file system can
+            raise
     finally:
         os.close(descriptor)
 

@@ -41,7 +41,7 @@ _FREE_SETTINGS = (
 )
 
 # What a machine may have of its own: where its copies are, how it reads them, and what only rank 0 follows.
-_OF_A_MACHINE = ("corpus.", "npmi.table", "checkpoint.staging", "tracking.uri", "output", "resume")
+_OF_A_MACHINE = ("corpus.", "npmi.table", "model.init_from", "checkpoint.staging", "tracking.uri", "output", "resume")
 
 
 def check_run_folder(config: PretrainConfig) -> None:
