@@ -162,7 +162,7 @@ class Journal:
     def begin(self, place: Place, instead_of: str | None = None) -> None:
         """Say where the messages from now on belong, and all of the run `instead_of`, which are then sent again."""
         if instead_of is not None:
-            self._note_sent(0, None)
+            self._go_back(instead_of)
         if instead_of is not None or (self._current, self._places.get(place.run)) != (place.run, place):
             content = asdict(place) | ({"instead_of": instead_of} if instead_of else {})
             self.append(content)
@@ -194,9 +194,21 @@ class Journal:
     def _note_sent(self, end: int, run: str | None) -> None:
         self._sent, self._sent_run = end, run
         partial = self.folder / f"{SENT}.partial"
-        with suppress(OSError):  # on a full disk: what is not noted is sent twice, which changes nothing in MLflow
+        try:
             partial.write_text(f"{end}\n")
             partial.replace(self.folder / SENT)
+        except OSError:  # on a full disk; without a note all is sent twice, which changes nothing in MLflow
+            with suppress(OSError):
+                (self.folder / SENT).unlink(missing_ok=True)
+
+    def _go_back(self, run: str) -> None:
+        """Take the messages of a run, and what comes after its first one, for unsent."""
+        for end, content in _lines(self.path, 0):
+            if end > self._sent:
+                return
+            if "run" in content and self._places[content["run"]].run == run:
+                self._note_sent(end, content["run"])
+                return
 
     def _note_place(self, content: dict[str, Any]) -> None:
         """A run can have moved to another server, or into another run: its newest place counts, for what is still

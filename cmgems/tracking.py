@@ -12,7 +12,9 @@ that compare runs show the first dozen letters of a name: hence `ppl`.
 
 import logging
 import os
+import queue
 import shlex
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +32,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # compute nodes often
 # By default a call to a server that is away takes minutes; the journal's sender tries again anyway.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")  # a server in maintenance may say an hour
 
 import mlflow
 import mlflow.data
@@ -67,9 +70,6 @@ _UPLOAD_TIMEOUT = 120
 
 # Seconds for a tracking store to answer when a run begins.
 _SECONDS_TO_ANSWER = 10
-
-# Seconds for it to answer whether it has a run: training waits for that.
-_SECONDS_TO_FIND = 3
 
 # Messages that are looked at together.
 _MESSAGES_AT_ONCE = 200
@@ -204,13 +204,11 @@ def open_run(
         return
     journal = Journal(folder, lock)
     try:
-        before = None if run_id is None else journal.place.run if journal.place else run_id
-        known = before if before is not None and not _lacks_run(config.tracking, before) else None
-        place = place_of_run(config.tracking, known or create_run(config.tracking, name))
-        if before is not None and known is None:
-            was = f", which was at {journal.place.uri}" if journal.place else ""
-            say(f"MLflow at {place.uri} has no run {before}{was}: a new one, {place.run}, gets what it has logged")
-        journal.begin(place, instead_of=None if known else before)
+        if run_id is None:
+            place = place_of_run(config.tracking, create_run(config.tracking, name))
+            journal.begin(place)
+        else:
+            place = _go_on(config, name, corpus, journal, run_id)
         tracker = Tracker(place.run, journal, again=run_id is not None and repeats_exactly)
     except BaseException:
         journal.close()
@@ -219,9 +217,9 @@ def open_run(
     sender.start()
     status = "FAILED"
     try:
-        if known is None:
+        if run_id is None:
             _describe(config, corpus, place)
-        if run_id is not None:
+        else:
             tracker.status("RUNNING")
         with _system_metrics(config.tracking, tracker):
             yield tracker
@@ -304,16 +302,56 @@ def create_run(settings: TrackingConfig, name: str) -> str:
         return str(client.create_run(experiment_id, run_name=name, tags=resolve_tags()).info.run_id)
 
 
-def _lacks_run(settings: TrackingConfig, run_id: str) -> bool:
-    """Whether a tracking store answers, within seconds, that it has no such run."""
+def _go_on(config: PretrainConfig, name: str, corpus: Corpus, journal: Journal, run_id: str) -> Place:
+    """Where a run goes on that was `run_id` when its checkpoint was saved; the journal then sends there.
+
+    Where it has been sent to last, if the store has that run or does not answer; in a store that has none of its runs,
+    a new one, which gets all that the journal has.
+    """
+    newest = journal.place.run if journal.place else run_id
+    found = _find_run(config.tracking, [newest, run_id])
+    if found is None:
+        uri = hide_password(config.tracking.uri)
+        try:
+            found = create_run(config.tracking, name)
+            _describe(config, corpus, place_of_run(config.tracking, found))
+            say(f"MLflow at {uri} does not have the run {newest}: a new one, {found}, gets all that it has logged")
+        except UserError as error:
+            say(f"MLflow at {uri} does not have the run {newest}, and takes no new one: training goes on ({error})")
+            found = newest
+    place = place_of_run(config.tracking, found)
+    journal.begin(place, instead_of=newest if found != newest else None)
+    return place
+
+
+def _find_run(settings: TrackingConfig, run_ids: Sequence[str]) -> str | None:
+    """The first of these runs that a tracking store has, or of which it does not say within seconds that it has not."""
+    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            client = mlflow.MlflowClient(tracking_uri=settings.uri)
+            answers.put(next((run_id for run_id in run_ids if _has_run(client, run_id)), None))
+        except Exception:  # noqa: BLE001  # away or broken in whatever way, which is no reason not to go on
+            answers.put(run_ids[0])
+
+    # In a thread: clients try again for minutes, whatever they are told.
+    threading.Thread(target=ask, name="tracking-start", daemon=True).start()
     try:
-        with _request_timeout(_SECONDS_TO_FIND):
-            mlflow.MlflowClient(tracking_uri=settings.uri).get_run(run_id)
+        return answers.get(timeout=_SECONDS_TO_ANSWER)
+    except queue.Empty:
+        return run_ids[0]
+
+
+def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:
+    """Raises what the client raises, but where it answers that there is no such run."""
+    try:
+        client.get_run(run_id)
     except MlflowException as error:
-        return bool(error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
-    except (OSError, SQLAlchemyError, ImportError):
-        return False  # away, which is no reason not to go on
-    return False
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return False
+        raise
+    return True
 
 
 def _create_experiment(client: mlflow.MlflowClient, settings: TrackingConfig) -> str:
@@ -488,7 +526,7 @@ def _upload(client: mlflow.MlflowClient, run_id: str, path: Path, to: str | None
         say(f"{path} is gone, and does not become an artifact in MLflow")
         return
     try:
-        with _request_timeout(max(_UPLOAD_TIMEOUT, int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]))):
+        with _upload_timeout():
             (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), to)
     except (MlflowException, RequestException) as error:
         _raise_unless_refused(error, client, run_id)
@@ -511,11 +549,11 @@ def _is_refusal(status: int, others: tuple[int, ...]) -> bool:
 
 
 @contextmanager
-def _request_timeout(seconds: int) -> Iterator[None]:
-    """Give requests of MLflow's HTTP client, which looks here at each one, so much time to be answered."""
+def _upload_timeout() -> Iterator[None]:
+    """Give MLflow's HTTP client, which looks here at each request, more time."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     usual = os.environ[name]
-    os.environ[name] = str(seconds)
+    os.environ[name] = str(max(int(usual), _UPLOAD_TIMEOUT))
     try:
         yield
     finally:

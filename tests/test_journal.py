@@ -145,6 +145,26 @@ def test_all_messages_of_a_run_go_to_the_one_that_takes_its_place(journal):
     journal.close()
 
 
+def test_a_run_that_takes_anothers_place_does_not_send_those_before_it_again(journal):
+    second, third = Place("sqlite:///here.db", "experiment", "run-b"), Place("http://there", "experiment", "run-c")
+    for number, place in enumerate((HERE, second)):
+        journal.begin(place)
+        journal.append({"number": number})
+    journal.mark_sent(journal.unsent(2)[-1])
+    journal.begin(third, instead_of="run-b")
+    assert [(m.place, m.content["number"]) for m in journal.unsent(9)] == [(third, 1)]
+    again = reopened(journal)
+    assert [(m.place, m.content["number"]) for m in again.unsent(9)] == [(third, 1)]
+    again.close()
+
+
+def test_a_run_that_takes_anothers_place_takes_what_is_unsent_of_those_before_it_too(journal):
+    journal.append({"number": 0})
+    there = Place("http://there", "experiment", "run-c")
+    journal.begin(there, instead_of=HERE.run)
+    assert [(m.place, m.content["number"]) for m in journal.unsent(9)] == [(there, 0)]
+
+
 def test_a_journal_has_one_process(journal):
     with pytest.raises(UserError, match="is in use: its run is going on"):
         Journal(journal.folder)

@@ -17,7 +17,7 @@ import pytest
 from cmgems import tracking
 from cmgems.cli import main
 from cmgems.config import PrepareConfig, load_config
-from cmgems.errors import Interrupted, UserError
+from cmgems.errors import Interrupted, UnavailableError, UserError
 from cmgems.journal import Journal
 from cmgems.sequence.corpus import load_corpus, prepare_corpus
 from tests.mlflow_server import Server
@@ -403,7 +403,7 @@ def test_a_run_that_is_resumed_with_another_store_gets_all_it_has_logged_there(o
     elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
     with open_run(elsewhere, broken_off) as tracker:
         log(tracker, 16, 25)
-    assert f"MLflow at {elsewhere} has no run {broken_off}, which was at {NOWHERE}" in capsys.readouterr().err
+    assert f"MLflow at {elsewhere} does not have the run {broken_off}: a new one" in capsys.readouterr().err
     assert tracker.run_id != broken_off
     assert steps(elsewhere, tracker.run_id) == list(range(1, 26))
     assert get(elsewhere, tracker.run_id).data.params["name"] == "demo"
@@ -414,6 +414,41 @@ def test_a_run_that_is_resumed_with_another_store_gets_all_it_has_logged_there(o
         log(again, 21, 30)
     assert again.run_id == tracker.run_id
     assert steps(elsewhere, tracker.run_id) == list(range(1, 31))
+
+
+def test_a_run_that_comes_back_to_its_store_goes_on_with_its_run_there(open_run, broken_off, database, tmp_path):
+    with open_run(f"sqlite:///{tmp_path}/by-mistake.db", broken_off) as mistaken:
+        log(mistaken, 21, 25)
+    with open_run(database, broken_off) as back:
+        log(back, 26, 30)
+    assert back.run_id == broken_off
+    assert steps(database, broken_off) == list(range(1, 31))
+
+
+def test_a_resumed_run_that_mlflow_cannot_take_now_goes_on(open_run, broken_off, tmp_path, monkeypatch, capsys):
+    elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
+    with monkeypatch.context() as context:
+        context.setattr(tracking, "_describe", fail_to_describe)
+        with open_run(elsewhere, broken_off, settings=("--tracking.patience", "0")) as tracker:
+            log(tracker, 21, 25)
+    assert "and takes no new one: training goes on (busy)" in capsys.readouterr().err
+    until(sender_is_gone)
+    with open_run(elsewhere, broken_off) as again:
+        log(again, 26, 30)
+    assert steps(elsewhere, again.run_id) == list(range(1, 31))
+    assert get(elsewhere, again.run_id).data.params["name"] == "demo"
+
+
+def fail_to_describe(*_):
+    raise UnavailableError("busy")
+
+
+def test_a_resumed_run_waits_for_an_answer_for_seconds_only(open_run, monkeypatch):
+    monkeypatch.setattr(tracking, "_SECONDS_TO_ANSWER", 0.2)
+    with silent_server() as uri:
+        began = time.monotonic()
+        with open_run(uri, "0" * 32, settings=("--tracking.patience", "0")):
+            assert time.monotonic() - began < 5
 
 
 def test_a_resumed_run_without_its_journal_begins_a_new_one(open_run, database, folder):
