@@ -25,7 +25,8 @@ class UserError(Exception):
 
 
 class UnavailableError(UserError):
-    """A server that is needed does not answer: nothing is wrong with the settings, maybe, and later it may go."""
+    """A server or storage that is needed does not answer: nothing is wrong with the settings, maybe, and later it may
+    go."""
 
     exit_code = UNAVAILABLE_EXIT_CODE
 

@@ -6,6 +6,7 @@ of every file, by which damage is noticed before anything is loaded.
 """
 
 import concurrent.futures
+import errno
 import hashlib
 import json
 import os
@@ -29,9 +30,10 @@ from transformers import BertForMaskedLM
 from transformers.utils.logging import disable_progress_bar
 
 from cmgems.config import CheckpointConfig
-from cmgems.errors import UserError
+from cmgems.errors import UnavailableError, UserError
 from cmgems.sequence.tokenizer import save_tokenizer
 from cmgems.training.staging import StagingFolder
+from cmgems.training.staging import remove_all as remove_staging_folders
 
 STATE_FILE = "cmgems.json"
 MANIFEST = "manifest.json"
@@ -40,6 +42,7 @@ WEIGHTS_FILE = "weights.pt"
 _ERROR = "error"
 _TORCH_WRITER = "inline_container"
 """In the message of the RuntimeError by which torch.save says that it cannot write."""
+_FOR_GOOD = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _SECONDS_BETWEEN_ANSWERS = 0.5
 
 
@@ -88,11 +91,13 @@ class CheckpointWriter:
         """`timeout`: seconds that rank 0 waits for the others to write their part."""
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self.parent, self.config, self.timeout = parent, config, timeout
+        if accelerator.is_main_process:
+            remove_staging_folders(parent)
+        # In the names of what is being written: a process that a run before has left behind may still write, too.
+        [self._token] = broadcast_object_list([_token()])
         self._staging = StagingFolder(config.staging, parent, _state_bytes(model))
         if self._staging.path.parent == parent:
             accelerator.print(f"/dev/shm lacks room for checkpoints: training waits until they are written to {parent}")
-        # In the names of what is being written: a process that a run before has left behind may still write, too.
-        [self._token] = broadcast_object_list([_token()])
         self._pending: Future[None] | None = None
 
     def save(self, step: int, state: RunState) -> None:
@@ -105,7 +110,7 @@ class CheckpointWriter:
             try:
                 partial.mkdir(parents=True)
             except OSError as error:
-                raise self._failure(error) from error
+                raise self._failure(error, _is_for_good(error)) from error
         self.accelerator.wait_for_everyone()
         with self._named_failures():
             staged = self._staging.new()
@@ -119,23 +124,31 @@ class CheckpointWriter:
 
         The processes go on telling each other how far they are, so that one that dies is noticed.
         """
+        deadline = time.monotonic() + 2 * self.timeout  # rank 0 may have waited once for the parts of the others
         while self._pending is not None:
             finished, _ = concurrent.futures.wait([self._pending], timeout=_SECONDS_BETWEEN_ANSWERS)
             error = self._pending.exception() if finished else None
-            own = torch.tensor([not finished, error is not None], dtype=torch.int64, device=self.accelerator.device)
-            waiting, failed = self.accelerator.reduce(own, "sum").tolist()
+            if not finished and time.monotonic() > deadline:
+                error = TimeoutError("the storage does not answer")
+            own = [not finished, error is not None, _is_for_good(error)]
+            counts = torch.tensor(own, dtype=torch.int64, device=self.accelerator.device)
+            waiting, failed, for_good = self.accelerator.reduce(counts, "sum").tolist()
             if failed:
                 _clear_leftovers(self.parent)  # what takes the room is of no use
-                raise self._failure(error)
+                raise self._failure(error, bool(for_good))
             if not waiting:
                 self._pending = None
 
-    def _failure(self, error: BaseException | None) -> BaseException:
-        """What to raise where this process could not write its part; where `error` is None, another one could not."""
+    def _failure(self, error: BaseException | None, for_good: bool) -> BaseException:
+        """What to raise where this process could not write its part; where `error` is None, another one could not.
+
+        `for_good` says that somebody has to do something before it can.
+        """
         if error is not None and not isinstance(error, OSError):
             return error
         why = error or "another process could not write its part, and says why"
-        return UserError(f"a checkpoint cannot be written to {self.parent}: {why}", every_process=error is not None)
+        kind = UserError if for_good else UnavailableError
+        return kind(f"a checkpoint cannot be written to {self.parent}: {why}", every_process=error is not None)
 
     @contextmanager
     def _named_failures(self) -> Iterator[None]:
@@ -157,7 +170,7 @@ class CheckpointWriter:
     def __exit__(self, *_: object) -> None:
         """Free the staging folder. After a failure the last checkpoint gets a moment, if all of its parts are there."""
         if self._pending is not None:
-            with suppress(OSError, TimeoutError):
+            with suppress(Exception):  # what went wrong was raised by `wait`, or does not matter any more
                 self._pending.result(timeout=5)
         self._staging.remove()
 
@@ -229,9 +242,12 @@ def _separate_step_counts(optimizer: torch.optim.Optimizer) -> None:
 def read_state(folder: Path) -> RunState:
     """The run state that a checkpoint was saved with."""
     try:
-        return RunState(**json.loads((folder / STATE_FILE).read_text()))
+        state = RunState(**json.loads((folder / STATE_FILE).read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{folder} is not a checkpoint: {error}") from None
+    # Older checkpoints know the wall-clock time only.
+    state.progress.setdefault("device_seconds", state.progress["seconds"] * state.processes)
+    return state
 
 
 def checkpoints(parent: Path) -> list[Path]:
@@ -330,6 +346,11 @@ def _full_precision_weights(accelerator: Accelerator, model: Any) -> dict[str, t
         stepped = _stepped_without_zero(model.optimizer)
         weights = {name: stepped.get(id(parameter), parameter) for name, parameter in parameters}
     return {name: tensor.detach().float().cpu() for name, tensor in weights.items()}
+
+
+def _is_for_good(error: BaseException | None) -> bool:
+    """Whether an error while writing will come again: no room, or no right to write."""
+    return isinstance(error, OSError) and error.errno in _FOR_GOOD
 
 
 def _in_background(function: Callable[..., None], *arguments: Any) -> Future[None]:

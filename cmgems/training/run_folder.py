@@ -77,7 +77,7 @@ def agree_on_folder(
     try:
         if accelerator.is_main_process:
             folder = _folder(config)
-            lock = hold(folder, patience=_SECONDS_TO_END)
+            lock = hold(folder, patience=min(_SECONDS_TO_END, config.launch.timeout / 2))
             chosen = [(folder, _checkpoint_to_resume(config, folder))]
         broadcast_object_list(chosen)
         assert chosen[0] is not None
@@ -107,19 +107,20 @@ def _check_shared(folder: Path, accelerator: Accelerator) -> None:
 def _appears(path: Path) -> bool:
     """Whether a file that another machine has made is there; network file systems can take a while to show it."""
     end = time.monotonic() + _SECONDS_TO_APPEAR
-    # Listing a folder makes them look again, asking for a file or a folder does not.
-    while not (_lists(path.parent.parent, path.parent) and _lists(path.parent, path)):
+    while path not in _listed(path.parent):
         if time.monotonic() > end:
             return False
         time.sleep(0.5)
+        _listed(path.parent.parent)
     return True
 
 
-def _lists(folder: Path, path: Path) -> bool:
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder; listing it makes network file systems look again, asking for a file does not."""
     try:
-        return path in folder.iterdir()
+        return list(folder.iterdir())
     except OSError:
-        return False
+        return []
 
 
 def run_name(config: PretrainConfig, folder: Path) -> str:

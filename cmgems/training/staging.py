@@ -11,7 +11,8 @@ from filelock import FileLock, Timeout
 
 MEMORY = Path("/dev/shm")
 # With the machine's name: where several share a folder, locks may hold on one of them only.
-_PREFIX = f"cmgems-staging-{os.getuid()}-{platform.node()}-"
+_OF_ALL = f"cmgems-staging-{os.getuid()}-"
+_PREFIX = f"{_OF_ALL}{platform.node()}-"
 
 
 class StagingFolder:
@@ -40,6 +41,12 @@ class StagingFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.release()
         _lock_file(self.path).unlink(missing_ok=True)
+
+
+def remove_all(parent: Path) -> None:
+    """Free the staging folders of all machines beside checkpoints; only for a process that holds the run's folder."""
+    for left in parent.glob(_OF_ALL + "*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _memory_with_room(needed_bytes: int) -> Path | None:

@@ -138,6 +138,18 @@ def kill_after_step(seconds, step):
         wrap(Trainer, "_train_step", after=start_timer)
 
 
+def kill_in_own_step(number):
+    """Kill in the N-th step of this launch, when its windows are masked."""
+    first = []
+
+    def is_the_one(trainer, step, _micro_step):
+        first[:] = first or [step]
+        return step == first[0] + int(number) - 1
+
+    if RANK == 0:
+        wrap(Trainer, "_seed_dropout", before=kill_if(is_the_one))
+
+
 def kill_in_switch(moment, number):
     """Kill when rank 0 is about to make the N-th change of stage, when it alone has made it, or when all have."""
 
@@ -223,6 +235,7 @@ def go_astray(rank, stage, step):
 
 FAULTS = {
     r"kill ([\d.]+) s after step (\d+)": kill_after_step,
+    r"kill in step (\d+) of its own": kill_in_own_step,
     r"kill (before|within|after) switch (\d+)": kill_in_switch,
     r"kill in the (staging|move|rename|removal) of checkpoint (\d+)": kill_in_checkpoint,
     r"rank (\d+) (dies|fails) while it writes checkpoint (\d+)": fail_to_write,

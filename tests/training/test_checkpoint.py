@@ -306,6 +306,38 @@ def test_where_memory_has_no_room_it_says_so(run, tmp_path, monkeypatch, capsys)
     assert "/dev/shm lacks room for checkpoints: training waits" in capsys.readouterr().out
 
 
+def test_what_a_killed_run_has_staged_beside_its_checkpoints_on_another_machine_is_removed(run, tmp_path):
+    run()
+    left = tmp_path / f"run/checkpoints/cmgems-staging-{os.getuid()}-node2-abc"
+    left.mkdir()
+    left.with_name(f"{left.name}.lock").touch()
+    run("--resume", "auto")
+    assert names(tmp_path / "run/checkpoints") == ["step-00000008", "step-00000012"]
+
+
+def test_storage_that_does_not_answer_ends_the_run_and_is_no_mistake(run, tmp_path, monkeypatch):
+    move, let_go = checkpoint._move_files, threading.Event()
+    monkeypatch.setattr(checkpoint, "_move_files", lambda *arguments: let_go.wait(60) and move(*arguments))
+    try:
+        with pytest.raises(
+            UserError, match=r"a checkpoint cannot be written to .*: the storage does not answer"
+        ) as ended:
+            run("--launch.timeout", "1")
+    finally:
+        let_go.set()
+    assert ended.value.exit_code == 69
+
+
+def test_an_error_of_the_storage_that_may_pass_is_no_mistake(run, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(checkpoint, "_move_files", fail)
+    with pytest.raises(UserError, match="Stale file handle") as ended:
+        run()
+    assert ended.value.exit_code == 69
+
+
 def test_files_are_not_moved_into_a_folder_that_is_gone(tmp_path):
     (tmp_path / "staged/deepspeed").mkdir(parents=True)
     (tmp_path / "staged/deepspeed/weights").touch()
