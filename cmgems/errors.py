@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 USER_ERROR_EXIT_CODE = 2
 LOST_PROCESS_EXIT_CODE = 1
@@ -46,11 +47,11 @@ def exit_on_user_error() -> Iterator[None]:
     except UserError as error:
         _say(f"error: {error}", error.every_process)
         note_exit_code(error.exit_code)
-        sys.exit(error.exit_code)
+        end_process(error.exit_code)
     except Interrupted as interruption:
         _say(str(interruption))
         note_exit_code(INTERRUPTED_EXIT_CODE)
-        sys.exit(INTERRUPTED_EXIT_CODE)
+        end_process(INTERRUPTED_EXIT_CODE)
     except RuntimeError as error:
         if not _is_about_other_processes(error):
             raise
@@ -59,7 +60,22 @@ def exit_on_user_error() -> Iterator[None]:
             f"it did not answer within launch.timeout; or the network is not set up for them to meet: {error}",
             every_process=True,
         )
-        sys.exit(LOST_PROCESS_EXIT_CODE)
+        end_process(LOST_PROCESS_EXIT_CODE)
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process with an exit code; one of several at once, without the interpreter's own end.
+
+    A thread of gloo may be about to let go of the last tensors, and needs the interpreter for that, which ends such
+    threads in a way that C++ takes for a crash: a run that has reached its last step would count as failed (SIGABRT,
+    "terminate called without an active exception"; pytorch/pytorch#179291). Destroying the groups does not help as
+    long as DDP or DeepSpeed hold them.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def note_exit_code(code: int) -> None:

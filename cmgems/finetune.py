@@ -5,7 +5,7 @@ import sys
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cmgems.config import COMMAND, run_command
-from cmgems.errors import exit_on_user_error
+from cmgems.errors import end_process, exit_on_user_error
 from cmgems.evaluation.settings import FinetuneConfig
 
 
@@ -63,3 +63,4 @@ class Finetune(FinetuneConfig, BaseSettings):
 if __name__ == "__main__":
     with exit_on_user_error():
         run_command(Finetune, sys.argv[1:])
+        end_process(0)

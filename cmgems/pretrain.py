@@ -3,7 +3,7 @@
 import sys
 
 from cmgems.config import PretrainConfig, load_config
-from cmgems.errors import exit_on_user_error, note_exit_code
+from cmgems.errors import end_process, exit_on_user_error, note_exit_code
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -100,3 +100,4 @@ def pretrain(config: PretrainConfig) -> None:
 if __name__ == "__main__":
     with exit_on_user_error():
         pretrain(load_config(sys.argv[1:]))
+        end_process(0)

@@ -14,6 +14,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
+from cmgems import errors
 from cmgems.cli import main
 from cmgems.errors import UserError
 from cmgems.evaluation import finetuning
@@ -186,6 +187,7 @@ def test_another_model_does_not_take_the_place_of_results(place, mlflow_uri, cap
 
 def test_a_suite_is_one_process(place, mlflow_uri, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(errors, "end_process", sys.exit)
     with pytest.raises(SystemExit):
         benchmark(place, mlflow_uri)
     assert "several share the work by --shard" in capsys.readouterr().err

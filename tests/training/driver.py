@@ -35,9 +35,9 @@ import psutil
 import torch
 from torch import distributed
 
+from cmgems import errors
 from cmgems.config import load_config
 from cmgems.curriculum.controller import Controller
-from cmgems.errors import exit_on_user_error
 from cmgems.masking import strategies
 from cmgems.masking.masker import Masker
 from cmgems.pretrain import pretrain
@@ -268,16 +268,12 @@ def main():
     pretrain(config)
 
 
+def note_exit(code):
+    (TRACE / f"rank-{RANK}.exit").write_text(str(code))
+
+
 if __name__ == "__main__":
-    code = 0
-    try:
-        with exit_on_user_error():
-            main()
-    except SystemExit as end:
-        code = end.code
-        raise
-    except BaseException:
-        code = 1
-        raise
-    finally:
-        (TRACE / f"rank-{RANK}.exit").write_text(str(code))
+    wrap(errors, "end_process", before=note_exit)
+    with errors.exit_on_user_error():
+        main()
+        errors.end_process(0)

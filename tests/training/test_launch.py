@@ -1,6 +1,7 @@
 """Real processes, started by `accelerate launch`: the same training however it is launched, and no silent fallback."""
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -244,3 +245,13 @@ def test_bf16_on_a_gpu_without_it_and_processes_that_would_share_a_gpu_are_refus
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(UserError, match=r"2 processes on a machine with 1 GPU\(s\): each needs one of its own"):
         check_devices("fp32", on_gpu=True)
+
+
+@pytest.mark.parametrize(("processes", "printed"), [("1", "said\nthe interpreter ends\n"), ("2", "said\n")])
+def test_one_of_several_processes_ends_at_once_with_all_it_has_said(processes, printed):
+    """Threads of gloo that live on while the interpreter ends can crash it."""
+    program = "import atexit; from cmgems.errors import end_process; "
+    program += "atexit.register(print, 'the interpreter ends'); print('said'); end_process(75)"
+    environment = {**os.environ, "WORLD_SIZE": processes}
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (75, printed)
