@@ -88,7 +88,7 @@ class CheckpointWriter:
         config: CheckpointConfig,
         timeout: float,
     ) -> None:
-        """`timeout`: seconds that rank 0 waits for the others to write their part."""
+        """`timeout`: seconds that rank 0 waits for the others to write their part; storage gets twice as many."""
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self.parent, self.config, self.timeout = parent, config, timeout
         if accelerator.is_main_process:
@@ -134,7 +134,8 @@ class CheckpointWriter:
             counts = torch.tensor(own, dtype=torch.int64, device=self.accelerator.device)
             waiting, failed, for_good = self.accelerator.reduce(counts, "sum").tolist()
             if failed:
-                _clear_leftovers(self.parent)  # what takes the room is of no use
+                if for_good:
+                    _clear_leftovers(self.parent)  # what takes the room is of no use
                 raise self._failure(error, bool(for_good))
             if not waiting:
                 self._pending = None
