@@ -1,5 +1,6 @@
 """How a command ends early: what a user can put right, signals that ask a run to stop, processes that are lost."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -97,6 +98,23 @@ def _is_about_other_processes(error: RuntimeError) -> bool:
 
 
 def _say(message: str, every_process: bool = False) -> None:
-    """Print on standard error, by default on one process a machine."""
-    if every_process or os.environ.get("LOCAL_RANK", "0") == "0":
+    """Print on standard error, by default on one process a machine: on the first that has it to say, since the launcher
+    ends all others as soon as one has ended."""
+    if every_process or _is_first_to_say(message):
         print(message, file=sys.stderr, flush=True)
+
+
+def _is_first_to_say(message: str) -> bool:
+    """Whether no other process of this launcher has said it; without torch's launcher, the first process speaks."""
+    is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"
+    own_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # in a folder of this process, in one of the launch
+    if not own_file:
+        return is_first_process
+    digest = hashlib.sha256(message.encode()).hexdigest()[:16]
+    try:
+        (Path(own_file).parent.parent / f"said-{digest}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return is_first_process
+    return True

@@ -12,7 +12,7 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM
 
-from cmgems.errors import UserError
+from cmgems.errors import UserError, exit_on_user_error
 from cmgems.training.launch import check_devices, launcher_settings
 from tests.training.launching import DDP, REPOSITORY, ZERO2, check_golden_losses, config, history, the_run
 
@@ -255,3 +255,27 @@ def test_one_of_several_processes_ends_at_once_with_all_it_has_said(processes, p
     environment = {**os.environ, "WORLD_SIZE": processes}
     ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (75, printed)
+
+
+def test_a_mistake_is_told_by_the_first_process_that_finds_it_and_by_no_other(tmp_path, monkeypatch, capsys):
+    """The launcher ends the others as soon as one has ended, so rank 0 may never come to say it."""
+    said = []
+    for rank in ("1", "0"):
+        (tmp_path / rank).mkdir()
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / rank / "error.json"))
+        with pytest.raises(SystemExit), exit_on_user_error():
+            raise UserError("a mistake")
+        said.append(capsys.readouterr().err)
+    assert said == ["error: a mistake\n", ""]
+
+
+def test_without_torchs_launcher_the_first_process_tells_a_mistake(monkeypatch, capsys):
+    monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
+    said = []
+    for rank in ("1", "0"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(SystemExit), exit_on_user_error():
+            raise UserError("a mistake")
+        said.append(capsys.readouterr().err)
+    assert said == ["", "error: a mistake\n"]
