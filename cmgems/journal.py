@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from cmgems.config import hide_password
-from cmgems.errors import UNAVAILABLE_EXIT_CODE, UserError
+from cmgems.errors import UnavailableError, UserError
 
 JOURNAL = "tracking.jsonl"
 SENT = "tracking.sent"
@@ -106,10 +106,8 @@ def _place(content: dict[str, Any]) -> Place:
     return Place(content["uri"], content["experiment"], content["run"])
 
 
-class InUseError(UserError):
+class InUseError(UnavailableError):
     """Another process has the run's folder: it may be about to end."""
-
-    exit_code = UNAVAILABLE_EXIT_CODE
 
 
 def hold(folder: Path, patience: float = 0) -> FileLock:
