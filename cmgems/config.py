@@ -220,6 +220,14 @@ class CurriculumConfig(Settings):
         return self
 
 
+INITIAL_WEIGHTS = {
+    "embedding_init": ("embedding_scale", "nucleotide_share"),
+    "position_init": ("position_scale",),
+    "attention_init": ("attention_scale",),
+}
+"""Settings of ModelConfig that choose the initial weights, and those that belong to a choice other than `normal`."""
+
+
 class ModelConfig(Settings):
     """The BERT encoder. Defaults: DNABERT (BERT base)."""
 
@@ -235,6 +243,20 @@ class ModelConfig(Settings):
     """Dropout probability on hidden states and attention weights."""
     initializer_range: float = Field(default=0.02, gt=0)
     """Standard deviation of the random initial weights (BERT's 0.02 suits a width of 768; narrow models want more)."""
+    embedding_init: Literal["normal", "nucleotides"] = "normal"
+    """Initial k-mer embeddings: independent of each other, or composed of vectors of their nucleotides."""
+    embedding_scale: float = Field(default=0.2, gt=0)
+    """Standard deviation of the initial k-mer embeddings (`nucleotides` only)."""
+    nucleotide_share: OpenShare = 0.9
+    """Share of the initial embeddings' variance that the nucleotides make; the rest is noise (`nucleotides` only)."""
+    position_init: Literal["normal", "sinusoidal"] = "normal"
+    """Initial position embeddings: independent of each other, or sinusoids."""
+    position_scale: float = Field(default=1.0, gt=0)
+    """Root mean square of the initial sinusoids relative to the k-mer embeddings' (`sinusoidal` only)."""
+    attention_init: Literal["normal", "neighbours"] = "normal"
+    """Initial queries and keys of the first layer: random, or such that each head attends to tokens at most k away."""
+    attention_scale: float = Field(default=1.0, gt=0)
+    """Weight of the sinusoids in those queries and keys: the larger, the sharper (`neighbours` only)."""
     max_positions: int = Field(default=512, ge=8)
     """Longest input, in tokens, [CLS] and [SEP] included."""
     init_from: str | None = None
@@ -247,6 +269,25 @@ class ModelConfig(Settings):
         if self.hidden % self.heads:
             raise ValueError(f"hidden ({self.hidden}) is not a multiple of heads ({self.heads})")
         return self
+
+    @model_validator(mode="after")
+    def _initial_weights(self) -> "ModelConfig":
+        chosen = [name for name in INITIAL_WEIGHTS if getattr(self, name) != "normal"]
+        if chosen and self.init_from is not None:
+            raise ValueError(f"{', '.join(chosen)}: with init_from there are no weights to draw: leave one of them out")
+        if self.attention_init == "neighbours" and self.position_init != "sinusoidal":
+            raise ValueError("attention_init: neighbours needs position_init: sinusoidal, by which it finds them")
+        for choice, scales in INITIAL_WEIGHTS.items():
+            for scale in scales:
+                default = type(self).model_fields[scale].default
+                if choice not in chosen and getattr(self, scale) != default:
+                    raise ValueError(f"{scale} would change nothing: {choice} is normal")
+        return self
+
+    @property
+    def embedding_sd(self) -> float:
+        """Standard deviation of the initial k-mer embeddings, whichever they are."""
+        return self.embedding_scale if self.embedding_init == "nucleotides" else self.initializer_range
 
 
 class OptimizerConfig(Settings):
@@ -303,8 +344,9 @@ class CheckpointConfig(Settings):
     """Optimizer steps between two checkpoints that the run can resume from."""
     keep: int = Field(default=2, ge=1)
     """Number of newest checkpoints that are kept."""
-    milestones: list[Annotated[int, Field(ge=1)]] = Field(default_factory=lambda: [1000, 10_000])
-    """Steps whose checkpoints are kept for good, and whose models are exported (as the last step's always is)."""
+    milestones: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [1000, 10_000])
+    """Steps whose checkpoints are kept for good, and whose models are exported (as the last step's always is); 0: the
+    untrained model, exported only."""
     staging: Path | None = None
     """Fast local folder that checkpoints pass through; empty: /dev/shm where it has room, else the run's folder."""
 

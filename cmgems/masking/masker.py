@@ -78,8 +78,8 @@ class Masker:
         A nucleotide counts if a k-mer token contains it, and is hidden if all k-mer tokens that contain it are masked.
         """
         valid = batch.labels >= FIRST_KMER
-        seen = self._nucleotides(valid & ~batch.masked)
-        nucleotides = self._nucleotides(valid)
+        seen = nucleotides_of(valid & ~batch.masked, self.k)
+        nucleotides = nucleotides_of(valid, self.k)
         top_tenth = batch.masked & self.in_top_tenth[batch.labels]
         return torch.stack([x.sum() for x in (batch.masked, valid, nucleotides & ~seen, nucleotides, top_tenth)])
 
@@ -110,9 +110,10 @@ class Masker:
         corrupted: Tensor = kmer.where(to_change, ids.take(place)).masked_fill(to_mask, MASK)
         return corrupted
 
-    def _nucleotides(self, tokens: Tensor) -> Tensor:
-        """Nucleotides that the tokens [B, T] contain, bool [B, T + k - 1]."""
-        return spread(pad(tokens, (0, self.k - 1)), 0, self.k - 1)
+
+def nucleotides_of(tokens: Tensor, k: int) -> Tensor:
+    """Nucleotides that the set tokens [B, T] contain, bool [B, T + k - 1]; token t has the nucleotides t to t + k - 1."""
+    return spread(pad(tokens, (0, k - 1)), 0, k - 1)
 
 
 def _intervals(masking: Sequence[MaskingConfig]) -> Iterator[tuple[MaskingConfig, int, int]]:

@@ -42,6 +42,11 @@ def vocabulary_size(k: int) -> int:
     return len(SPECIAL_TOKENS) + int(4**k)
 
 
+def kmer_digits(k: int) -> npt.NDArray[np.int64]:
+    """Return the nucleotides of all k-mers as digits 0..3 of BASES, int64 [4**k, k]; row i is the token id i + 5."""
+    return np.arange(4**k)[:, None] >> 2 * np.arange(k)[::-1] & 3
+
+
 def encode(sequence: str | bytes, k: int) -> npt.NDArray[np.int64]:
     """Return the ids of the overlapping k-mers of `sequence`, without special tokens.
 

@@ -1,7 +1,7 @@
-"""Validation perplexity: always the same windows, with the same masks at every evaluation of every run."""
+"""Validation perplexity and bits per hidden base: always the same windows, with the same masks at every evaluation of every run."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,23 +9,35 @@ import torch
 from accelerate import Accelerator
 
 from cmgems.config import EvaluationConfig, MaskingConfig
-from cmgems.masking.masker import Masker
+from cmgems.masking.masker import MaskedBatch, Masker
 from cmgems.masking.npmi import Counts
-from cmgems.sequence.tokenizer import SPECIAL_TOKENS
+from cmgems.sequence.markov import FLANKS, Baseline, MarkovChains, fit_chains, score_hidden_bases
+from cmgems.sequence.tokenizer import MASK, SPECIAL_TOKENS
+from cmgems.training.bases import bases_of_batch, hidden_base_probabilities
 from cmgems.training.loader import MicroBatch, ValidationRows, Windows, make_loader
 from cmgems.training.model import MaskedLanguageModel
 from cmgems.training.order import BatchPlan
 
 Masking = Sequence[MaskingConfig]
 
+COUNTED_BASES = 64_000_000
+"""Nucleotides of the training split that the Markov chains are fitted to, about."""
+
+_WINDOWS_AT_ONCE = 2000
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Perplexities of one masking's masked tokens over all ranks: exp(sum of negative log-likelihoods / number)."""
+    """How well the model predicts what one masking masks, over all ranks; not a number where nothing is masked."""
 
     perplexity: float
+    """exp of the mean negative log-likelihood of the masked k-mers."""
     unigram_perplexity: float
     """The same under the training split's k-mer frequencies: what a model scores that has learned those alone."""
+    bits: float
+    """Bits per hidden base: the mean of -log2 of the true base's probability, with [MASK] for every masked k-mer."""
+    accuracy: float
+    """Share of the hidden bases whose most probable base is the true one."""
 
 
 def unigram_nll(counts: Counts) -> torch.Tensor:
@@ -68,28 +80,70 @@ class Validation:
     @torch.no_grad()
     def score(self, model: MaskedLanguageModel, maskings: Mapping[str, Masking]) -> dict[str, Score]:
         """Score of the model under each masking; collective."""
-        device = self.accelerator.device
-        sums = torch.zeros(len(maskings), 3, dtype=torch.float64, device=device)
+        sums = torch.zeros(len(maskings), 6, dtype=torch.float64, device=self.accelerator.device)
         model.eval()
-        for batch in self.batches:
-            windows = batch.to(device)
+        for windows in self._windows():
             for row, masking in zip(sums, maskings.values(), strict=True):
                 masked = self.masker(windows.ids, windows.epoch, windows.sample_id, masking)
                 nll = model(masked.input_ids, masked.attention_mask, masked.masked, masked.labels)
                 row[0] += nll.double().sum()
                 row[1] += self.unigram_nll[masked.labels[masked.masked]].sum()
                 row[2] += masked.masked.sum()
+                row[3:] += self._score_bases(model, masked)
         model.train()
         sums = self.accelerator.reduce(sums, "sum")
         return {
-            name: Score(_perplexity(nll, tokens), _perplexity(unigram, tokens))
-            for name, (nll, unigram, tokens) in zip(maskings, sums.tolist(), strict=True)
+            name: Score(_perplexity(nll, n), _perplexity(unigram, n), _mean(bits, hidden), _mean(right, hidden))
+            for name, (nll, unigram, n, bits, right, hidden) in zip(maskings, sums.tolist(), strict=True)
         }
+
+    def _score_bases(self, model: MaskedLanguageModel, batch: MaskedBatch) -> torch.Tensor:
+        """Sums over a batch's hidden bases, float64 [3]: bits, bases predicted right, their number.
+
+        Every masked k-mer is [MASK] here: one that the corruption keeps would give hidden bases away.
+        """
+        k = self.masker.k
+        ids = batch.labels.masked_fill(batch.masked, MASK)
+        of_tokens = model(ids, batch.attention_mask, batch.masked, batch.labels, bases_of=k)
+        bases, hidden = bases_of_batch(batch, k)
+        predicted, true = hidden_base_probabilities(of_tokens, batch.masked, hidden, k), bases[hidden]
+        bits = -predicted.gather(1, true[:, None]).double().log2().sum()
+        return torch.stack([bits, (predicted.argmax(dim=1) == true).sum().double(), hidden.sum().double()])
+
+    def score_baselines(self, chains: MarkovChains, maskings: Mapping[str, Masking]) -> dict[str, Baselines]:
+        """What the base composition and the best Markov chain score on the same hidden bases; collective."""
+        shape = (len(maskings), chains.order + 1, len(FLANKS), 2)
+        sums, hidden = np.zeros(shape), np.zeros(len(maskings))
+        for windows in self._windows():
+            for index, masking in enumerate(maskings.values()):
+                masked = self.masker(windows.ids, windows.epoch, windows.sample_id, masking)
+                bases, is_hidden = (tensor.cpu().numpy() for tensor in bases_of_batch(masked, self.masker.k))
+                sums[index] += score_hidden_bases(chains, bases, is_hidden)
+                hidden[index] += is_hidden.sum()
+        both = np.concatenate([sums.reshape(len(maskings), -1), hidden[:, None]], axis=1)
+        both = self.accelerator.reduce(torch.from_numpy(both).to(self.accelerator.device), "sum").cpu().numpy()
+        return {
+            name: baselines(own[:-1].reshape(shape[1:]), int(own[-1])) for name, own in zip(maskings, both, strict=True)
+        }
+
+    def _windows(self) -> Iterator[MicroBatch]:
+        for batch in self.batches:
+            yield batch.to(self.accelerator.device)
+
+
+def fit_baselines(training: Windows) -> MarkovChains:
+    """Markov chains fitted to the training split, or to every n-th window of one that is larger than COUNTED_BASES."""
+    every = -(-int(training.lengths.sum()) // COUNTED_BASES)
+    split = training.split.select(range(0, len(training.split), every)) if every > 1 else training.split
+    batches = split.with_format("arrow").iter(_WINDOWS_AT_ONCE)
+    return fit_chains(sequence for batch in batches for sequence in batch["sequence"].to_pylist())
+
+
+def _mean(total: float, number: float) -> float:
+    return total / number if number else math.nan
 
 
 def _perplexity(nll: float, tokens: float) -> float:
     """exp of the mean negative log-likelihood; infinite where that overflows, not a number without any token."""
-    if tokens == 0:
-        return math.nan
-    mean = nll / tokens
+    mean = _mean(nll, tokens)
     return math.inf if mean > 700 else math.exp(mean)

@@ -16,7 +16,9 @@ from cmgems.config import ModelConfig, OptimizerConfig
 from cmgems.errors import UserError
 from cmgems.masking.strategies import places
 from cmgems.sequence.tokenizer import PAD, vocabulary_size
+from cmgems.training.bases import base_probabilities
 from cmgems.training.dropout import use_dropout
+from cmgems.training.initialization import initialize
 from cmgems.training.linear import use_linear
 
 
@@ -29,9 +31,17 @@ class MaskedLanguageModel(nn.Module):
         self.bert = bert
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, masked: torch.Tensor, labels: torch.Tensor
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        masked: torch.Tensor,
+        labels: torch.Tensor,
+        bases_of: int | None = None,
     ) -> torch.Tensor:
-        """Negative log-likelihood in nats, float32 [M], of the M masked tokens; all inputs are [B, T]."""
+        """Negative log-likelihood in nats, float32 [M], of the M masked tokens; all inputs are [B, T].
+
+        `bases_of` k-mers: instead of it the distributions of their bases, float32 [M, k, 4].
+        """
         tokens = _MaskedTokens.of(masked)
         model = self.bert.bert
         hidden = model.embeddings(input_ids=input_ids)
@@ -40,6 +50,8 @@ class MaskedLanguageModel(nn.Module):
         for layer in layers:
             hidden = layer(hidden, seen)
         logits = self.bert.cls(_last_layer(last, hidden, seen, tokens))
+        if bases_of is not None:
+            return base_probabilities(logits, bases_of)
         return cross_entropy(logits.float(), labels.take(tokens.place), reduction="none")
 
 
@@ -104,7 +116,11 @@ def bert_config(config: ModelConfig, k: int) -> BertConfig:
 def build_model(config: ModelConfig, k: int, seed: int) -> MaskedLanguageModel:
     """The model with random weights drawn from `seed`, or those of `model.init_from`."""
     torch.manual_seed(seed)
-    bert = _pretrained(config) if config.init_from else BertForMaskedLM(bert_config(config, k))
+    if config.init_from:
+        bert = _pretrained(config)
+    else:
+        bert = BertForMaskedLM(bert_config(config, k))
+        initialize(bert, config, k, seed)
     if config.dropout:
         use_dropout(bert)
     use_linear(bert)

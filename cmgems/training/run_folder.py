@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from filelock import FileLock
 
-from cmgems.config import PretrainConfig, flatten
+from cmgems.config import INITIAL_WEIGHTS, PretrainConfig, flatten
 from cmgems.errors import UserError
 from cmgems.journal import hold
 from cmgems.masking.npmi import NpmiTable
@@ -38,6 +38,8 @@ _FREE_SETTINGS = (
     "model.activation_checkpointing",
     "model.init_from",
     "npmi.table",  # its fingerprint counts
+    # The weights are those of the checkpoint.
+    *(f"model.{name}" for choice, scales in INITIAL_WEIGHTS.items() for name in (choice, *scales)),
 )
 
 # What a machine may have of its own: where its copies are, how it reads them, and what only rank 0 follows.
