@@ -7,7 +7,7 @@ Proc. IEEE 77:257) with the last m bases as the state.
 Bases are digits, as in `cmgems.sequence.tokenizer`: 0..3 for A, T, C, G and `NO_BASE` for anything else.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ FLANKS = ("left flank", "right flank", "both flanks")
 
 _PRIOR_WEIGHT = 4.0
 _COUNT_BLOCK = 1 << 15  # nucleotides whose words fit into a processor's cache
-_STATES = 1 << 15  # states of the stretches computed together, for the same reason
+_STATES = 1 << 17  # states of the stretches computed together, for the same reason
 _VISIBLE, _HIDDEN = b"vh"
 
 
@@ -158,12 +158,13 @@ def score_hidden_bases(chains: MarkovChains, bases: Digits, hidden: Booleans) ->
 
     sums = np.zeros((chains.order + 1, len(FLANKS), 2))
     for order in range(chains.order + 1):
+        forward, backward = _tables(chains.forward, order), _tables(chains.backward, order)
         for stretches in _stretches(bases, hidden, order, right_flank=True):
-            steps = _filter(chains.forward, order, stretches)
+            steps = _filter(forward, order, stretches)
             sums[order, 0] += _score(_predict_from_one_side(steps), stretches)
             sums[order, 2] += _score(_predict_from_both_sides(steps), stretches)
         for stretches in _stretches(bases[:, ::-1], hidden[:, ::-1], order, right_flank=False):
-            sums[order, 1] += _score(_predict_from_one_side(_filter(chains.backward, order, stretches)), stretches)
+            sums[order, 1] += _score(_predict_from_one_side(_filter(backward, order, stretches)), stretches)
     return sums
 
 
@@ -232,41 +233,57 @@ def _most_states(pattern: bytes, order: int) -> int:
 
 
 class _Step(NamedTuple):
-    """One base of n stretches, with S states before it: the hidden ones of the last m bases, newest most significant."""
+    """One base of n stretches, in each state before it.
 
-    hidden: bool
+    The state is the hidden ones of the last m bases. The farthest of these m, of which the next base knows nothing, is
+    an axis of its own: C = 4 if it is hidden, else C = 1. Of the other hidden ones, in R states, the newest is the most
+    significant digit.
+    """
+
     weights: NDArray[np.float32]
-    """[n, S], probability of the states under the visible bases before."""
+    """[n, C, R], probability of the states under the visible bases before."""
     transitions: NDArray[np.float32]
-    """[n or 1, V, S], probability of the base in each state: of all V = 4 if it is hidden, else of the visible one."""
-    forgets: bool
-    """Whether the oldest base of the state, which is out of reach of the next one, is a hidden one."""
+    """[n or 1, C, V, R], probability of the base in each state: of V = 4 bases if it is hidden, else of the visible one."""
 
 
-def _filter(tables: tuple[NDArray[np.float32], ...], order: int, stretches: _Stretches) -> list[_Step]:
+class _Tables(NamedTuple):
+    """The tables of one direction up to the order m of the chain in use."""
+
+    by_order: Sequence[NDArray[np.float32]]
+    all_hidden: NDArray[np.float32]
+    """[1, 4, 4, 4**(m - 1)], the last of them as transitions from m hidden bases, contiguous as that is most of the work."""
+
+
+def _tables(by_order: Sequence[NDArray[np.float32]], order: int) -> _Tables:
+    last = by_order[order].reshape(4, -1, 4 if order else 1)
+    return _Tables(by_order, np.ascontiguousarray(last.transpose(2, 0, 1)[None]))
+
+
+def _filter(tables: _Tables, order: int, stretches: _Stretches) -> list[_Step]:
     """Run the chain from the first hidden base to the end of the stretches (Rabiner's forward recursion, scaled)."""
     pattern, digits = stretches
-    weights = np.ones((len(digits), 1), dtype=np.float32)
+    n = len(digits)
+    weights = np.ones((n, 1), dtype=np.float32)
     steps = []
     for t in range(pattern.index(_HIDDEN), len(pattern)):
-        hidden, forgets = pattern[t] == _HIDDEN, t >= order and pattern[t - order] == _HIDDEN
         reach = slice(max(0, t - order), t)
-        transitions = _transitions(tables, pattern[reach], digits[:, reach], None if hidden else digits[:, t])
-        steps.append(_Step(hidden, weights, transitions, forgets))
-        joint = transitions * weights[:, None]
-        weights = joint.reshape(len(digits), -1)
-        if forgets:
-            weights = (weights.reshape(-1, 4) @ np.ones(4, dtype=np.float32)).reshape(len(digits), -1)
+        farthest = 4 if t >= order > 0 and pattern[t - order] == _HIDDEN else 1
+        visible = None if pattern[t] == _HIDDEN else digits[:, t]
+        transitions = _transitions(tables, pattern[reach], digits[:, reach], farthest, visible)
+        split = np.ascontiguousarray(weights.reshape(n, -1, farthest).swapaxes(1, 2))
+        steps.append(_Step(split, transitions))
+        weights = (transitions * split[:, :, None]).sum(axis=1).reshape(n, -1)
         weights /= weights.sum(axis=1, keepdims=True)
     return steps
 
 
 def _transitions(
-    tables: tuple[NDArray[np.float32], ...], pattern: bytes, context: Integers, visible: Integers | None
+    tables: _Tables, pattern: bytes, context: Integers, farthest: int, visible: Integers | None
 ) -> NDArray[np.float32]:
-    """Probabilities [n or 1, V, S] of the next base, or of the `visible` one [n], after the context [n, m]."""
+    """Probabilities [n or 1, C, V, R] of the next base, or of the `visible` one [n], after the context [n, m]."""
     m = len(pattern)
-    table = tables[m]
+    if visible is None and farthest == 4 and _VISIBLE not in pattern:
+        return tables.all_hidden
     known = np.zeros(len(context), dtype=np.int64)
     states = np.zeros(1, dtype=np.int64)
     for i in reversed(range(m)):
@@ -274,40 +291,36 @@ def _transitions(
             states = np.add.outer(states, np.arange(4) << 2 * i).ravel()
         else:
             known += context[:, i] << 2 * i
-    if visible is None:
-        if len(states) == 4**m:
-            return table[None]
-        known = known[:, None] + (np.arange(4) << 2 * m)
-    else:
-        known = (known + (visible << 2 * m))[:, None]
-    return table.ravel()[known[:, :, None] + states]
+    values = np.arange(4)[None] if visible is None else visible[:, None]
+    known_and_value = known[:, None] + (values << 2 * m)
+    by_farthest = states.reshape(-1, farthest).T
+    return tables.by_order[m].ravel()[known_and_value[:, None, :, None] + by_farthest[:, None]]
 
 
 def _predict_from_one_side(steps: list[_Step]) -> Iterator[Floats]:
     """Probabilities [n, 4] of each hidden base, first to last, under the visible ones before it."""
-    return (_normalize(step.transitions @ step.weights[:, :, None]) for step in steps if step.hidden)
+    return (_normalize(transitions, weights) for weights, transitions in steps if transitions.shape[2] == 4)
 
 
 def _predict_from_both_sides(steps: list[_Step]) -> Iterator[Floats]:
     """Probabilities [n, 4] of each hidden base, first to last, under all visible ones (the backward recursion)."""
     predictions = []
-    after: NDArray[np.float32] | None = None  # [n, S], up to a factor, of what is visible behind in each state
-    for step in reversed(steps):
-        following = step.transitions
-        if after is not None:
-            after = after.repeat(4, axis=1) if step.forgets else after
-            following = following * after.reshape(len(after), following.shape[1], -1)
-        if step.hidden:
-            predictions.append(_normalize(following @ step.weights[:, :, None]))
-        after = following.sum(axis=1)
+    after = np.ones((1, 1), dtype=np.float32)  # [n, V * R], up to a factor, of what is visible behind, by state
+    for weights, transitions in reversed(steps):
+        _, _, values, states = transitions.shape
+        after = np.broadcast_to(after, (len(after), values * states)) if after.size == 1 else after
+        following = transitions * after.reshape(-1, 1, values, states)
+        if values == 4:
+            predictions.append(_normalize(following, weights))
+        after = following.sum(axis=2).swapaxes(1, 2).reshape(len(following), -1)
         after /= after.max(axis=1, keepdims=True)
     return reversed(predictions)
 
 
-def _normalize(weights: NDArray[np.float32]) -> Floats:
-    """Probabilities [n, 4] from weights [n, 4, 1]."""
-    probabilities = weights[:, :, 0].astype(np.float64)
-    return probabilities / probabilities.sum(axis=1, keepdims=True)
+def _normalize(following: NDArray[np.float32], weights: NDArray[np.float32]) -> Floats:
+    """Probabilities [n, 4] of the base: the sum of `following` [n or 1, C, 4, R] by `weights` [n, C, R] over states."""
+    joint = (following @ weights[:, :, :, None]).sum(axis=(1, 3), dtype=np.float64)
+    return np.asarray(joint / joint.sum(axis=1, keepdims=True))
 
 
 def _score(predictions: Iterable[Floats], stretches: _Stretches) -> Floats:
