@@ -22,11 +22,13 @@ BASES = "ATCG"
 """Nucleotides in the order of the vocabulary."""
 
 _LARGEST_K = 8
-_NO_BASE = 4  # as a digit of two bits, its third one
+NO_BASE = 4
+"""What stands for anything but a nucleotide where nucleotides are digits; as a digit of two bits, its third one."""
+
 _COUNT_BATCH = 1 << 20  # nucleotides
 _COUNT_BLOCK = 1 << 14  # words looked at together: they fit into a processor's cache
 
-_DIGITS = bytearray([_NO_BASE]) * 256
+_DIGITS = bytearray([NO_BASE]) * 256
 for _letters, _digit in zip((b"Aa", b"TtUu", b"Cc", b"Gg"), range(4), strict=True):
     for _letter in _letters:
         _DIGITS[_letter] = _digit
@@ -87,7 +89,7 @@ def _encode_digits(digits: npt.NDArray[np.uint8], k: int) -> npt.NDArray[np.int6
             words, length = (words[:, :-1] << 2) + digits[:, length:], length + 1
     ids = words.astype(np.int64)
     ids += len(SPECIAL_TOKENS)
-    strange = digits == _NO_BASE
+    strange = digits == NO_BASE
     if ids.size and strange.any():
         ids[sliding_window_view(strange, k, axis=1).any(axis=2)] = UNK
     return ids
@@ -157,7 +159,7 @@ def count_kmers(sequences: Iterable[str], k: int) -> npt.NDArray[np.int64]:
     _check_k(k)
     words = np.zeros(4 ** (k + 3) + 1, dtype=np.int64)
     counts = np.zeros(4**k, dtype=np.int64)
-    for text in _count_batches(sequences):
+    for text in digit_batches(sequences):
         strange = _count_words(text, k, words)
         counts += _count_one_by_one(text, strange, k)
     for before in range(4):
@@ -165,7 +167,7 @@ def count_kmers(sequences: Iterable[str], k: int) -> npt.NDArray[np.int64]:
     return counts
 
 
-def _count_batches(sequences: Iterable[str]) -> Iterator[bytes]:
+def digit_batches(sequences: Iterable[str]) -> Iterator[bytes]:
     """Join sequences to texts of about _COUNT_BATCH digits, with a stranger between two of them and some at the end."""
     batch: list[str] = []
     nucleotides = 0
@@ -180,7 +182,7 @@ def _count_batches(sequences: Iterable[str]) -> Iterator[bytes]:
 
 def _count_text(sequences: list[str]) -> bytes:
     text = "N".join(sequences).encode("ascii", "replace").translate(_DIGITS)
-    return text + bytes([_NO_BASE]) * (12 + -len(text) % 4)
+    return text + bytes([NO_BASE]) * (12 + -len(text) % 4)
 
 
 def _count_words(text: bytes, k: int, words: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -194,7 +196,7 @@ def _count_words(text: bytes, k: int, words: npt.NDArray[np.int64]) -> npt.NDArr
         block = fours[start : start + _COUNT_BLOCK + 2]
         packed = (block << 6) & 0xC0 | (block >> 4) & 0x30 | (block >> 14) & 0x0C | (block >> 24) & 0x03
         word = (packed[:-2] << 16 | packed[1:-1] << 8 | packed[2:]) >> (24 - 2 * (k + 3))
-        strange = block & (0x01010101 * _NO_BASE) != 0
+        strange = block & (0x01010101 * NO_BASE) != 0
         word[strange[:-2] | strange[1:-1] | strange[2:]] = len(words) - 1
         found[start : start + _COUNT_BLOCK] = word
     words += np.bincount(found, minlength=len(words))
