@@ -17,8 +17,9 @@ def pretrain(config: PretrainConfig) -> None:
     from cmgems.training.display import summarise
     from cmgems.training.evaluation import Validation, unigram_perplexity
     from cmgems.training.loader import Windows
-    from cmgems.training.loop import Progress, Trainer
+    from cmgems.training.loop import Trainer
     from cmgems.training.model import build_model, build_optimizer
+    from cmgems.training.progress import Progress
 
     startup.prepare_cpu_memory()
     run_folder.check_run_folder(config)
@@ -91,7 +92,7 @@ def pretrain(config: PretrainConfig) -> None:
             )
             trainer.run()
             note_exit_code(0)  # it need not be started again, whatever happens to what is left to do
-            summary = summarise(config, name, controller, progress.evaluations, progress.seconds, folder)
+            summary = summarise(config, name, controller, progress, folder)
             tracker.note(summary)
         accelerator.print(summary)
     accelerator.end_training()

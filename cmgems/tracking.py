@@ -6,8 +6,8 @@ What is unsent at the end is sent by `cmgems sync`, or when the run is resumed. 
 crash or a time-out; its metrics have the same time stamps then, by which MLflow knows them as the same.
 
 Metrics are grouped by the part of their name before the slash; the MLflow UI shows a section of charts for each, in
-alphabetical order: `curriculum`, `masking`, `ppl` (validation perplexity), `ppl_vs_unigram`, `train`, `usage`. Charts
-that compare runs show the first dozen letters of a name: hence `ppl`.
+alphabetical order: `bases_right` and `bits` (of hidden bases), `curriculum`, `masking`, `ppl` (validation perplexity),
+`ppl_vs_unigram`, `train`, `usage`. Charts that compare runs show the first dozen letters of a name: hence `ppl`.
 """
 
 import logging
@@ -50,6 +50,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from cmgems.config import PretrainConfig, TrackingConfig, flatten, hide_password
 from cmgems.curriculum.controller import Switch
 from cmgems.errors import Interrupted, UnavailableError, UserError
+from cmgems.figures import draw_validation
 from cmgems.files import check_writable
 from cmgems.journal import JOURNAL, Journal, Message, Place, Sender, reason, say
 from cmgems.sequence.corpus import Corpus
@@ -123,13 +124,17 @@ class Tracker:
         self.tags({"mlflow.note.content": text})
 
     def perplexity_curve(
-        self, evaluations: Sequence[Mapping[str, Any]], switches: Sequence[Switch], unigram_perplexity: float
+        self,
+        evaluations: Sequence[Mapping[str, Any]],
+        switches: Sequence[Switch],
+        unigram_perplexity: float,
+        baselines: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        """Draw the validation perplexities so far, with the switches marked: `perplexity.png`, also an artifact."""
+        """Draw the validation of the run so far, with the switches marked: `perplexity.png`, also an artifact."""
         if self._journal:
             path = self._journal.folder / "perplexity.png"
             partial = path.with_name("perplexity.png.partial")
-            figure = draw_perplexities(evaluations, switches, unigram_perplexity)
+            figure = draw_validation(evaluations, switches, unigram_perplexity, baselines)
             try:
                 figure.savefig(partial, format="png")
                 partial.replace(path)
@@ -558,34 +563,3 @@ def _upload_timeout() -> Iterator[None]:
         yield
     finally:
         os.environ[name] = usual
-
-
-def draw_perplexities(
-    evaluations: Sequence[Mapping[str, Any]], switches: Sequence[Switch], unigram_perplexity: float
-) -> Any:
-    """Figure of validation perplexity against steps, one line a masking; each evaluation has `step` and `perplexity`
-    (by masking)."""
-    # Imported here: a run has to start before there is anything to draw, and most processes never draw.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name in evaluations[0]["perplexity"] if evaluations else ():
-        if name != "stage":
-            axes.plot(*_curve(evaluations, name), marker="o", label=name)
-    for number, (_, stage) in enumerate(groupby(evaluations, key=lambda evaluation: evaluation["stage"])):
-        label = "current stage" if number == 0 else None
-        axes.plot(*_curve(list(stage), "stage"), color="black", linewidth=5, alpha=0.25, label=label)
-    axes.axhline(unigram_perplexity, color="grey", linestyle=":", label="k-mer frequencies alone")
-    for switch in switches:
-        axes.axvline(switch.step, color="tab:red", linestyle="--")
-        label = f" {switch.to_stage} from here"
-        axes.annotate(label, (switch.step, 0.9), xycoords=("data", "axes fraction"), color="tab:red", va="top")
-    axes.set(xlabel="optimizer step", ylabel="validation perplexity", yscale="log", xlim=(0, None))
-    axes.legend()
-    return figure
-
-
-def _curve(evaluations: Sequence[Mapping[str, Any]], masking: str) -> tuple[list[int], list[float]]:
-    """Steps and perplexities under one masking."""
-    return [e["step"] for e in evaluations], [e["perplexity"][masking] for e in evaluations]

@@ -112,7 +112,7 @@ class Masker:
 
 
 def nucleotides_of(tokens: Tensor, k: int) -> Tensor:
-    """Nucleotides that the set tokens [B, T] contain, bool [B, T + k - 1]; token t has the nucleotides t to t + k - 1."""
+    """Nucleotides that the set tokens [B, T] contain, bool [B, T + k - 1]; token t has nucleotides t to t + k - 1."""
     return spread(pad(tokens, (0, k - 1)), 0, k - 1)
 
 

@@ -1,8 +1,8 @@
 """What a model over overlapping k-mers says of single bases.
 
-A base is hidden if every k-mer that contains it is masked. Perplexities of k-mers cannot be compared between values of k,
-strategies or spans: 11 masked 6-mers hide 6 bases, 6 hide one, and what a k-mer shares with a visible one is no secret.
-Bits per hidden base can.
+A base is hidden if every k-mer that contains it is masked. Perplexities of k-mers cannot be compared between values of
+k, strategies or spans: 11 masked 6-mers hide 6 bases, 6 hide one, and what a k-mer shares with a visible one is no
+secret. Bits per hidden base can.
 """
 
 from functools import cache
@@ -12,10 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
 from cmgems.masking.masker import FIRST_KMER, MaskedBatch, nucleotides_of
-from cmgems.sequence.tokenizer import BASES, kmer_digits
-
-NO_BASE = len(BASES)
-"""Digit that stands where a batch has no base."""
+from cmgems.sequence.tokenizer import BASES, NO_BASE, kmer_digits
 
 
 @cache
@@ -48,11 +45,12 @@ def bases_of_batch(batch: MaskedBatch, k: int) -> tuple[Tensor, Tensor]:
 
 
 def hidden_base_probabilities(of_tokens: Tensor, masked: Tensor, hidden: Tensor, k: int) -> Tensor:
-    """Distribution of each of the H hidden bases, float32 [H, 4]: the mean of what the masked tokens that contain it
-    say. `of_tokens` [M, k, 4] are `base_probabilities` of the masked tokens [B, T] in order; `hidden` [B, T + k - 1]."""
+    """Distributions of H hidden bases, float32 [H, 4]: each the mean of those of the masked tokens that contain it.
+
+    `of_tokens` [M, k, 4] are `base_probabilities` of the masked tokens [B, T], in order; `hidden` is [B, T + k - 1].
+    """
     row, column = masked.nonzero(as_tuple=True)
     base = (row * hidden.shape[1] + column)[:, None] + torch.arange(k, device=masked.device)
     summed = of_tokens.new_zeros(hidden.numel(), len(BASES)).index_add_(0, base.flatten(), of_tokens.flatten(0, 1))
     found = summed[hidden.flatten()]
     return found / found.sum(dim=-1, keepdim=True)
-

@@ -13,32 +13,39 @@ from tqdm import tqdm
 
 from cmgems.config import PretrainConfig, hide_password
 from cmgems.curriculum.controller import Controller
+from cmgems.training.progress import Progress
 
 SECONDS_BETWEEN_LINES = 20
 
 
-def summarise(
-    config: PretrainConfig,
-    name: str,
-    controller: Controller,
-    evaluations: list[dict[str, Any]],
-    seconds: float,
-    folder: Path,
-) -> str:
+def summarise(config: PretrainConfig, name: str, controller: Controller, progress: Progress, folder: Path) -> str:
     """What came of a run, and where to look at it; `name` is the run's in MLflow."""
-    lines = [f"{config.training.steps:,} steps in {seconds / 60:.1f} minutes", ""]
+    lines = [f"{config.training.steps:,} steps in {progress.seconds / 60:.1f} minutes", ""]
     for switch in controller.switches:
         measured = " -> ".join(f"{perplexity:.1f}" for perplexity in switch.perplexities[-3:])
         cause = f" (validation perplexity {measured})" if measured else ""
         lines.append(f"- stage {switch.from_stage} gave way to {switch.to_stage} after step {switch.step}{cause}")
-    final = {name: value for name, value in evaluations[-1]["perplexity"].items() if name != "stage"}
+    last = progress.evaluations[-1]
+    final = {name: value for name, value in last["perplexity"].items() if name != "stage"}
     shown = ", ".join(f"{name} {value:.1f}" for name, value in final.items())
     lines.append(
         f"- validation perplexity at the end: {shown} (k-mer frequencies alone: {controller.unigram_perplexity:.1f})"
     )
+    if "bits" in last:  # a finished run of an earlier release has none
+        lines.append(f"- {describe_bits(last['bits'], progress.baselines)}")
     lines.append(f"- model and checkpoints: {folder}")
     lines.append(f"- MLflow: experiment '{config.tracking.experiment}', run '{name}'; {_how_to_look(config)}")
     return "\n".join(lines)
+
+
+def describe_bits(bits: Mapping[str, float], baselines: Mapping[str, Mapping[str, Any]]) -> str:
+    """Bits per hidden base by masking, each beside what Markov chains and the base composition score."""
+    shown = (
+        f"{name} {value:.3f} (Markov chain {baselines[name]['chain']['bits']:.3f}, "
+        f"composition {baselines[name]['composition']['bits']:.3f})"
+        for name, value in bits.items()
+    )
+    return "bits per hidden base: " + "  ".join(shown)
 
 
 def _how_to_look(config: PretrainConfig) -> str:
@@ -81,10 +88,25 @@ class Display:
                 f"{metrics['usage/tokens_per_second']:,.0f} tokens/s  about {left / 60:.1f} min left"
             )
 
-    def evaluation(self, step: int, perplexity: Mapping[str, float], stage: str) -> None:
-        """Show the validation perplexities after `step` steps."""
+    def evaluation(
+        self,
+        step: int,
+        perplexity: Mapping[str, float],
+        stage: str,
+        bits: Mapping[str, float],
+        baselines: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """Show the validation perplexities after `step` steps, and the bits per hidden base beside their baselines."""
         fixed = "  ".join(f"{name} {value:.1f}" for name, value in perplexity.items() if name != "stage")
         self.line(f"step {step}  validation perplexity: stage {stage} {perplexity['stage']:.1f}  ({fixed})")
+        self.line(f"step {step}  {describe_bits(bits, baselines)}")
+
+    def plateau(self, step: int, perplexity: float, share: float) -> None:
+        """Say that the run is still on the plateau it began on."""
+        self.line(
+            f"step {step}  on a plateau: perplexity {perplexity:.1f} is {share:.0%} of what k-mer frequencies alone "
+            "score. A start that has none: --config RECIPE+nucleotides (docs/training.md); or change the learning rate"
+        )
 
     def line(self, text: str, every_rank: bool = False) -> None:
         """Print a line, above the bar if there is one."""

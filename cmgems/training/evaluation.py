@@ -1,17 +1,19 @@
-"""Validation perplexity and bits per hidden base: always the same windows, with the same masks at every evaluation of every run."""
+"""Validation perplexity and bits per hidden base: always the same windows, with the same masks at every evaluation."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 
 from cmgems.config import EvaluationConfig, MaskingConfig
 from cmgems.masking.masker import MaskedBatch, Masker
 from cmgems.masking.npmi import Counts
-from cmgems.sequence.markov import FLANKS, Baseline, MarkovChains, fit_chains, score_hidden_bases
+from cmgems.sequence.markov import FLANKS, MarkovChains, fit_chains, score_hidden_bases, summarize_baselines
 from cmgems.sequence.tokenizer import MASK, SPECIAL_TOKENS
 from cmgems.training.bases import bases_of_batch, hidden_base_probabilities
 from cmgems.training.loader import MicroBatch, ValidationRows, Windows, make_loader
@@ -110,8 +112,9 @@ class Validation:
         bits = -predicted.gather(1, true[:, None]).double().log2().sum()
         return torch.stack([bits, (predicted.argmax(dim=1) == true).sum().double(), hidden.sum().double()])
 
-    def score_baselines(self, chains: MarkovChains, maskings: Mapping[str, Masking]) -> dict[str, Baselines]:
-        """What the base composition and the best Markov chain score on the same hidden bases; collective."""
+    def score_baselines(self, chains: MarkovChains, maskings: Mapping[str, Masking]) -> dict[str, dict[str, Any]]:
+        """What the base `composition` and the best Markov `chain` score on the same hidden bases, for each masking: the
+        fields of `Baseline`, as JSON values; collective."""
         shape = (len(maskings), chains.order + 1, len(FLANKS), 2)
         sums, hidden = np.zeros(shape), np.zeros(len(maskings))
         for windows in self._windows():
@@ -123,7 +126,8 @@ class Validation:
         both = np.concatenate([sums.reshape(len(maskings), -1), hidden[:, None]], axis=1)
         both = self.accelerator.reduce(torch.from_numpy(both).to(self.accelerator.device), "sum").cpu().numpy()
         return {
-            name: baselines(own[:-1].reshape(shape[1:]), int(own[-1])) for name, own in zip(maskings, both, strict=True)
+            name: _baselines(own[:-1].reshape(shape[1:]), int(own[-1]))
+            for name, own in zip(maskings, both, strict=True)
         }
 
     def _windows(self) -> Iterator[MicroBatch]:
@@ -137,6 +141,11 @@ def fit_baselines(training: Windows) -> MarkovChains:
     split = training.split.select(range(0, len(training.split), every)) if every > 1 else training.split
     batches = split.with_format("arrow").iter(_WINDOWS_AT_ONCE)
     return fit_chains(sequence for batch in batches for sequence in batch["sequence"].to_pylist())
+
+
+def _baselines(sums: npt.NDArray[np.float64], hidden_bases: int) -> dict[str, Any]:
+    composition, chain = summarize_baselines(sums, hidden_bases)
+    return {"composition": composition._asdict(), "chain": chain._asdict()}
 
 
 def _mean(total: float, number: float) -> float:

@@ -1,10 +1,10 @@
 """Initial weights from which a model over overlapping k-mers learns without a plateau.
 
-Masked k-mers overlap visible ones, and most of what a model first has to learn is to read their shared bases off its
-neighbours. From BERT's own initialisation that takes thousands of steps (Sudhakar et al. 2025, arXiv 2506.13688, on such
-plateaus in general): nothing tells it that k-mers share bases, nor which tokens are near. Here k-mers that share bases
-start out alike, positions are sinusoids, and the heads of the first layer begin by looking a few tokens to the left and to
-the right. All of it are ordinary weights of a BERT, which training may change.
+Masked k-mers overlap visible ones, and the first thing a model has to learn is to read the bases that they share off
+the visible ones. From BERT's own initialization that takes thousands of steps, on a plateau of the loss: nothing tells
+the model that k-mers share bases, nor which tokens are near (on plateaus while attention is learned: arXiv 2310.12956
+and 2506.13688). Here k-mers that share bases start out alike, positions are sinusoids, and the heads of the first layer
+start by attending to tokens a little to the left and to the right. All are ordinary weights of BERT, and trained.
 """
 
 import math
@@ -69,7 +69,9 @@ def _frequencies(positions: int, hidden: int) -> Tensor:
 def neighbour_offsets(heads: int, k: int) -> list[float]:
     """Tokens between a token and the one that each head looks at first: evenly spread over -k to k, 0 left out."""
     left = -(-heads // 2)
-    return [side * k * (place + 1) / number for side, number in ((-1, left), (1, heads - left)) for place in range(number)]
+    return [
+        side * k * (place + 1) / number for side, number in ((-1, left), (1, heads - left)) for place in range(number)
+    ]
 
 
 def _compose_embeddings(bert: BertForMaskedLM, config: ModelConfig, k: int, random: torch.Generator) -> None:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,12 +20,18 @@ from cmgems.masking.masker import MaskedBatch, Masker
 from cmgems.tracking import Tracker
 from cmgems.training.checkpoint import CheckpointWriter, RunState, export_model, step_folder
 from cmgems.training.display import Display
-from cmgems.training.evaluation import Validation, fixed_maskings
+from cmgems.training.evaluation import Validation, fit_baselines, fixed_maskings
 from cmgems.training.interruption import StopRequest, noting_signals
 from cmgems.training.loader import MicroBatch, TrainingRows, Windows, iterating, make_loader
-from cmgems.training.metrics import LogWindow
+from cmgems.training.metrics import LogWindow, evaluation_metrics
 from cmgems.training.model import learning_rate, training_flops
 from cmgems.training.order import BatchPlan
+from cmgems.training.progress import Progress
+
+PLATEAU_STEPS = 1000
+PLATEAU_SHARE = 0.5
+"""A run whose perplexity is above this share of the k-mer frequencies' own after so many steps has learned little
+else, and says so."""
 
 
 class NonFiniteLossError(UserError):
@@ -36,22 +42,6 @@ class DisagreementError(UserError):
     """The processes are not in the same stage of the curriculum: memory or network are at fault, or this program."""
 
     exit_code = LOST_PROCESS_EXIT_CODE
-
-
-@dataclass
-class Progress:
-    """What a run has behind it; part of every checkpoint."""
-
-    step: int = 0
-    """Optimizer steps done."""
-    seconds: float = 0
-    """Wall-clock time, evaluation and checkpoints included, before and after every resume."""
-    device_seconds: float = 0
-    """The same, of all processes together."""
-    flops: float = 0
-    """Floating-point operations of the training steps, over all processes."""
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    """Step, stage and perplexities (by masking) of each evaluation."""
 
 
 @dataclass
@@ -82,6 +72,8 @@ class Trainer:
         """
         self._window = LogWindow(self.accelerator.device)
         self._clock = time.perf_counter()
+        if self.progress.step == 0 and 0 in self.config.checkpoint.milestones:
+            self._export(0)
         with (
             Display(self.config.training.steps, self.progress.step, self.accelerator.is_main_process) as display,
             iterating(self._loader()) as micro_batches,
@@ -203,7 +195,10 @@ class Trainer:
             self._advance_curriculum(evaluated, display)
         if evaluated:
             self.tracker.perplexity_curve(
-                self.progress.evaluations, self.controller.switches, self.controller.unigram_perplexity
+                self.progress.evaluations,
+                self.controller.switches,
+                self.controller.unigram_perplexity,
+                self.progress.baselines,
             )
         milestone = step in config.checkpoint.milestones
         if milestone or last:
@@ -231,25 +226,33 @@ class Trainer:
     def _evaluate(self, display: Display) -> None:
         """Score the model under the fixed maskings and under the current stage's, which is what the trigger reads."""
         maskings = fixed_maskings(self.config.evaluation.rate)
+        if not self.progress.baselines:
+            display.line("fitting Markov chains to the training split, once, as baselines of the hidden bases")
+            self.progress.baselines = self.validation.score_baselines(fit_baselines(self.windows), maskings)
         own = self.controller.stage.masking
         same = next((name for name, masking in maskings.items() if masking == own), None)
         scores = self.validation.score(self.model, maskings if same else {**maskings, "stage": own})
+        fixed = {name: scores[name] for name in maskings}
         if same:
             scores["stage"] = scores[same]
         perplexity = {name: score.perplexity for name, score in scores.items()}
-        stage = self.controller.stage.name
-        self.progress.evaluations.append({"step": self.progress.step, "stage": stage, "perplexity": perplexity})
+        bits = {name: score.bits for name, score in fixed.items()}
+        accuracy = {name: score.accuracy for name, score in fixed.items()}
+        step, stage = self.progress.step, self.controller.stage.name
+        self.progress.evaluations.append(
+            {"step": step, "stage": stage, "perplexity": perplexity, "bits": bits, "accuracy": accuracy}
+        )
         if not math.isfinite(perplexity["stage"]):
             raise NonFiniteLossError(
                 f"the validation perplexity under stage '{stage}' is {perplexity['stage']} after step "
-                f"{self.progress.step}: the run has diverged, or the stage masks no token of the validation windows"
+                f"{step}: the run has diverged, or the stage masks no token of the validation windows"
             )
         self.controller.observe(perplexity["stage"])
-        metrics = {f"ppl/{name}": value for name, value in perplexity.items()}
-        for name, score in scores.items():
-            metrics[f"ppl_vs_unigram/{name}"] = score.perplexity / score.unigram_perplexity
-        self.tracker.metrics(self.progress.step, {k: v for k, v in metrics.items() if math.isfinite(v)})
-        display.evaluation(self.progress.step, perplexity, stage)
+        metrics = evaluation_metrics(scores, fixed, self.progress.baselines)
+        self.tracker.metrics(step, {k: v for k, v in metrics.items() if math.isfinite(v)})
+        display.evaluation(step, perplexity, stage, bits, self.progress.baselines)
+        if step >= PLATEAU_STEPS and metrics["ppl_vs_unigram/stage"] > PLATEAU_SHARE:
+            display.plateau(step, perplexity["stage"], metrics["ppl_vs_unigram/stage"])
 
     def _advance_curriculum(self, evaluated: bool, display: Display) -> None:
         switch = self.controller.advance(self.progress.step, evaluated)

@@ -1,11 +1,14 @@
-"""Training metrics: sums over the steps between two log lines, and what is reported of them."""
+"""Metrics by their names in MLflow: of training, from sums over the steps between two log lines, and of validation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from cmgems.masking.masker import STATISTICS
+from cmgems.training.evaluation import Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +85,23 @@ class LogWindow:
         )
         self._clear()
         return totals
+
+
+def evaluation_metrics(
+    scores: Mapping[str, Score], fixed: Mapping[str, Score], baselines: Mapping[str, Mapping[str, Any]]
+) -> dict[str, float]:
+    """Validation metrics of the scores by masking; those of hidden bases, beside their baselines, for the fixed ones.
+
+    The baselines are constants, logged each time so that a chart shows them as lines.
+    """
+    metrics = {}
+    for name, score in scores.items():
+        metrics[f"ppl/{name}"] = score.perplexity
+        metrics[f"ppl_vs_unigram/{name}"] = score.perplexity / score.unigram_perplexity
+    for name, score in fixed.items():
+        metrics[f"bits/{name}"] = score.bits
+        metrics[f"bases_right/{name}"] = score.accuracy
+        for kind, baseline in baselines[name].items():
+            metrics[f"bits/{name}_{kind}"] = baseline["bits"]
+            metrics[f"bases_right/{name}_{kind}"] = baseline["accuracy"]
+    return metrics
