@@ -78,13 +78,10 @@ def draw_bits(count: int, key: str) -> npt.NDArray[np.uint64]:
 def find_word(strands: tuple[bytes, bytes], word: bytes, offset: int, length: int, key: str) -> Iterator[Place]:
     """Yield all places of `length` nucleotides on both strands that read `word` from `offset` on, shuffled by `key`."""
     last = len(strands[0]) - length
-    places = []
-    for is_reverse, strand in enumerate(strands):
-        begins = _occurrences(strand, word) - offset
-        for begin in begins[(begins >= 0) & (begins <= last)].tolist():
-            places.append(Place(last - begin if is_reverse else begin, bool(is_reverse)))
-    for index in shuffle(len(places), key).tolist():
-        yield places[index]
+    forward, backward = (_occurrences(strand[offset : offset + last + len(word)], word) for strand in strands)
+    lefts = np.concatenate([forward, last - backward])
+    for index in shuffle(len(lefts), key):
+        yield Place(int(lefts[index]), bool(index >= len(forward)))
 
 
 def _occurrences(strand: bytes, word: bytes) -> npt.NDArray[np.int64]:
