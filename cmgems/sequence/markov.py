@@ -273,7 +273,7 @@ def _filter(tables: _Tables, order: int, stretches: _Stretches) -> list[_Step]:
         transitions = _transitions(tables, pattern[reach], digits[:, reach], farthest, visible)
         split = np.ascontiguousarray(weights.reshape(n, -1, farthest).swapaxes(1, 2))
         steps.append(_Step(split, transitions))
-        weights = (transitions * split[:, :, None]).sum(axis=1).reshape(n, -1)
+        weights = np.einsum("ncvr,ncr->nvr", transitions, split).reshape(n, -1)
         weights /= weights.sum(axis=1, keepdims=True)
     return steps
 
@@ -313,7 +313,8 @@ def _predict_from_both_sides(steps: list[_Step]) -> Iterator[Floats]:
         following = transitions * after.reshape(-1, 1, values, states)
         if values == 4:
             predictions.append(_normalize(following, weights))
-        after = following.sum(axis=2).swapaxes(1, 2).reshape(len(following), -1)
+        by_farthest = following.sum(axis=2)
+        after = np.stack(list(by_farthest.swapaxes(0, 1)), axis=-1).reshape(len(following), -1)  # a fast swapaxes(1, 2)
         after /= after.max(axis=1, keepdims=True)
     return reversed(predictions)
 
