@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cmgems.sequence.tokenizer import NO_BASE, digit_batches
 
 Floats = NDArray[np.float64]
+Reals = NDArray[np.floating[Any]]
 Integers = NDArray[np.int64]
 Digits = NDArray[np.integer[Any]]
 Booleans = NDArray[np.bool_]
@@ -28,6 +29,7 @@ FLANKS = ("left flank", "right flank", "both flanks")
 _PRIOR_WEIGHT = 64.0  # occurrences
 _COUNT_BLOCK = 1 << 20  # words counted together, several times as many as there are different ones
 _STATES = 1 << 17  # states of the stretches that are computed together
+_SMALLEST_SINGLE = 1e-30  # products of single precision above it have lost nothing that counts to underflow
 _VISIBLE, _HIDDEN = b"vh"
 
 
@@ -35,13 +37,13 @@ _VISIBLE, _HIDDEN = b"vh"
 class MarkovChains:
     """Smoothed Markov chains of orders 0 to `order`, in both directions of reading.
 
-    Entry [x, c] of a chain's table of order m, float32 [4, 4**m], is the probability of base x beside the context c: m
+    Entry [x, c] of a chain's table of order m, float64 [4, 4**m], is the probability of base x beside the context c: m
     digits in base 4, of which the nearest base is the most significant one.
     """
 
-    forward: tuple[NDArray[np.float32], ...]
+    forward: tuple[Floats, ...]
     """Tables by order; the context is what stands to the left."""
-    backward: tuple[NDArray[np.float32], ...]
+    backward: tuple[Floats, ...]
     """Tables by order; the context is what stands to the right."""
 
     @property
@@ -111,17 +113,16 @@ def _words(digits: NDArray[np.uint8], length: int) -> Digits:
     return word
 
 
-def _smooth(counts: Integers) -> tuple[NDArray[np.float32], ...]:
+def _smooth(counts: Integers) -> tuple[Floats, ...]:
     """Tables of all orders from the counts of a base (first axis) with its context (the others, nearest base first)."""
-    tables = []
-    probability = np.full((4, 1), 0.25)
+    tables: list[Floats] = []
     for order in range(counts.ndim):
         n = counts.reshape(4, 4**order, -1).sum(axis=2)
         if order == 0:
-            probability = (n + 1) / (n + 1).sum()
+            tables.append((n + 1) / (n + 1).sum())
         else:
-            probability = (n + _PRIOR_WEIGHT * probability.repeat(4, axis=1)) / (n.sum(axis=0) + _PRIOR_WEIGHT)
-        tables.append(probability.astype(np.float32))
+            shorter = tables[-1].repeat(4, axis=1)
+            tables.append((n + _PRIOR_WEIGHT * shorter) / (n.sum(axis=0) + _PRIOR_WEIGHT))
     return tuple(tables)
 
 
@@ -159,13 +160,11 @@ def score_hidden_bases(chains: MarkovChains, bases: Digits, hidden: Booleans) ->
 
     sums = np.zeros((chains.order + 1, len(FLANKS), 2))
     for order in range(chains.order + 1):
-        forward, backward = _tables(chains.forward, order), _tables(chains.backward, order)
+        forward, backward = _two_precisions(chains.forward, order), _two_precisions(chains.backward, order)
         for stretches in _stretches(bases, hidden, order, right_flank=True):
-            steps = _filter(forward, order, stretches)
-            sums[order, 0] += _score(_predict_from_one_side(steps), stretches)
-            sums[order, 2] += _score(_predict_from_both_sides(steps), stretches)
+            sums[order, [0, 2]] += _score_stretches(forward, order, stretches, both=True)
         for stretches in _stretches(bases[:, ::-1], hidden[:, ::-1], order, right_flank=False):
-            sums[order, 1] += _score(_predict_from_one_side(_filter(backward, order, stretches)), stretches)
+            sums[order, [1]] += _score_stretches(backward, order, stretches, both=False)
     return sums
 
 
@@ -241,30 +240,53 @@ class _Step(NamedTuple):
     significant digit.
     """
 
-    weights: NDArray[np.float32]
+    weights: Reals
     """[n, C, R], probability of the states under the visible bases before."""
-    transitions: NDArray[np.float32]
+    transitions: Reals
     """[n or 1, C, V, R], probability in each state: of all V = 4 bases if this one is hidden, else of the visible."""
 
 
 class _Tables(NamedTuple):
     """The tables of one direction up to the order m of the chain in use."""
 
-    by_order: Sequence[NDArray[np.float32]]
-    all_hidden: NDArray[np.float32]
+    by_order: Sequence[Reals]
+    all_hidden: Reals
     """[1, 4, 4, 4**(m - 1)], the transitions from m hidden bases: most of the work, and faster for being contiguous."""
 
 
-def _tables(by_order: Sequence[NDArray[np.float32]], order: int) -> _Tables:
-    last = by_order[order].reshape(4, -1, 4 if order else 1)
-    return _Tables(by_order, np.ascontiguousarray(last.transpose(2, 0, 1)[None]))
+def _two_precisions(by_order: Sequence[Floats], order: int) -> tuple[_Tables, _Tables]:
+    """Tables up to `order` in single and in double precision."""
+    farthest_first = by_order[order].reshape(4, -1, 4 if order else 1).transpose(2, 0, 1)[None]
+    single, double = (
+        _Tables([table.astype(dtype) for table in by_order[: order + 1]], farthest_first.astype(dtype, order="C"))
+        for dtype in (np.float32, np.float64)
+    )
+    return single, double
+
+
+def _score_stretches(precisions: tuple[_Tables, _Tables], order: int, stretches: _Stretches, both: bool) -> Floats:
+    """Score the predictions from before each hidden base and, if `both`, from both sides: sums [1 or 2, 2].
+
+    In single precision, which takes 0.6 of the time, unless something is too improbable for it.
+    """
+    single, double = precisions
+    try:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return _score_steps(_filter(single, order, stretches), stretches, both)
+    except FloatingPointError:
+        return _score_steps(_filter(double, order, stretches), stretches, both)
+
+
+def _score_steps(steps: list[_Step], stretches: _Stretches, both: bool) -> Floats:
+    predictions = [_predict_from_one_side(steps), *([_predict_from_both_sides(steps)] if both else [])]
+    return np.array([_score(prediction, stretches) for prediction in predictions])
 
 
 def _filter(tables: _Tables, order: int, stretches: _Stretches) -> list[_Step]:
     """Run the chain from the first hidden base to the end of the stretches (Rabiner's forward recursion, scaled)."""
     pattern, digits = stretches
     n = len(digits)
-    weights = np.ones((n, 1), dtype=np.float32)
+    weights: Reals = np.ones((n, 1), dtype=tables.all_hidden.dtype)
     steps = []
     for t in range(pattern.index(_HIDDEN), len(pattern)):
         reach = slice(max(0, t - order), t)
@@ -273,14 +295,12 @@ def _filter(tables: _Tables, order: int, stretches: _Stretches) -> list[_Step]:
         transitions = _transitions(tables, pattern[reach], digits[:, reach], farthest, visible)
         split = np.ascontiguousarray(weights.reshape(n, -1, farthest).swapaxes(1, 2))
         steps.append(_Step(split, transitions))
-        weights = (transitions * split[:, :, None]).sum(axis=1).reshape(n, -1)
+        weights = np.einsum("ncvr,ncr->nvr", transitions, split).reshape(n, -1)
         weights /= weights.sum(axis=1, keepdims=True)
     return steps
 
 
-def _transitions(
-    tables: _Tables, pattern: bytes, context: Integers, farthest: int, visible: Integers | None
-) -> NDArray[np.float32]:
+def _transitions(tables: _Tables, pattern: bytes, context: Integers, farthest: int, visible: Integers | None) -> Reals:
     """Probabilities [n or 1, C, V, R] of the next base, or of the `visible` one [n], after the context [n, m]."""
     m = len(pattern)
     if visible is None and farthest == 4 and _VISIBLE not in pattern:
@@ -306,22 +326,31 @@ def _predict_from_one_side(steps: list[_Step]) -> Iterator[Floats]:
 def _predict_from_both_sides(steps: list[_Step]) -> Iterator[Floats]:
     """Probabilities [n, 4] of each hidden base, first to last, under all visible ones (the backward recursion)."""
     predictions = []
-    after = np.ones((1, 1), dtype=np.float32)  # [n, V * R], up to a factor, of what is visible behind, by state
+    after: Reals = np.ones((1, 1), dtype=np.float32)  # [n, V * R], up to a factor, of what is visible behind, by state
     for weights, transitions in reversed(steps):
         _, _, values, states = transitions.shape
         after = np.broadcast_to(after, (len(after), values * states)) if after.size == 1 else after
         following = transitions * after.reshape(-1, 1, values, states)
         if values == 4:
             predictions.append(_normalize(following, weights))
-        after = following.sum(axis=2).swapaxes(1, 2).reshape(len(following), -1)
+        by_farthest = following.sum(axis=2)
+        after = np.stack(list(by_farthest.swapaxes(0, 1)), axis=-1).reshape(len(following), -1)  # a fast swapaxes(1, 2)
         after /= after.max(axis=1, keepdims=True)
     return reversed(predictions)
 
 
-def _normalize(following: NDArray[np.float32], weights: NDArray[np.float32]) -> Floats:
-    """Probabilities [n, 4] of the base: the sum of `following` [n or 1, C, 4, R] by `weights` [n, C, R] over states."""
-    joint = (following @ weights[:, :, :, None]).sum(axis=(1, 3), dtype=np.float64)
-    return np.asarray(joint / joint.sum(axis=1, keepdims=True))
+def _normalize(following: Reals, weights: Reals) -> Floats:
+    """Probabilities [n, 4] of the base: the sum of `following` [n or 1, C, 4, R] by `weights` [n, C, R] over states.
+
+    Raises
+    ------
+    FloatingPointError
+        If one is so small in single precision that it may not be exact.
+    """
+    joint = (following @ weights[:, :, :, None]).sum(axis=(1, 3))
+    if joint.dtype == np.float32 and not joint.min() >= _SMALLEST_SINGLE:
+        raise FloatingPointError
+    return np.asarray(joint / joint.sum(axis=1, keepdims=True, dtype=np.float64))
 
 
 def _score(predictions: Iterable[Floats], stretches: _Stretches) -> Floats:
