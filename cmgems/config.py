@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsC
 from cmgems.errors import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
+VARIANTS = RECIPES / "variants"
 DEMO_RECIPE = "demo"
 
 TRACKING_URI = r"^(sqlite|postgresql|mysql|mssql|https?|file|databricks)\b"
@@ -462,7 +463,7 @@ class _CommandLine(PretrainConfig, BaseSettings):  # type: ignore[misc]  # both 
     """Pretrain a DNA language model. Every setting of the recipe can be given here, by its dotted name."""
 
     config: str = DEMO_RECIPE
-    """Recipe: a YAML file, or the name of one that ships with cmgems."""
+    """Recipe: a YAML file, the name of one that ships with cmgems, or either with a variant, as in `demo+VARIANT`."""
 
 
 def load_config(arguments: list[str], program: str = "pretrain.py") -> PretrainConfig:
@@ -472,14 +473,14 @@ def load_config(arguments: list[str], program: str = "pretrain.py") -> PretrainC
     """
     in_lists, rest = _split_off_list_overrides(arguments)
     overrides = _parse_command_line(rest, program)
-    recipe = find_recipe(overrides.pop("config", DEMO_RECIPE))
-    values = _merge(read_recipe(recipe), overrides)
+    recipe = overrides.pop("config", DEMO_RECIPE)
+    values = _merge(read_named_recipe(recipe), overrides)
     for name, value in in_lists:
         _set_in_list(values, name, value)
     try:
         return PretrainConfig.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{recipe.name}: " + describe_validation_error(error, PretrainConfig)) from None
+        raise UserError(f"{Path(recipe).name}: " + describe_validation_error(error, PretrainConfig)) from None
 
 
 def hide_password(text: str) -> str:
@@ -506,6 +507,22 @@ def _underscored(argument: str) -> str:
     return start + option.removeprefix(start).replace("-", "_") + separator + value
 
 
+def read_named_recipe(name: str) -> dict[str, Any]:
+    """Values of a recipe, given as a file or by the name of one that ships with cmgems; `RECIPE+VARIANT` is a recipe
+    with a few settings replaced, by a file in `cmgems/recipes/variants`, and a name of its own."""
+    if Path(name).is_file():
+        return read_recipe(Path(name))
+    recipe, *variants = name.split("+")
+    values = read_recipe(find_recipe(recipe))
+    for variant in variants:
+        path = VARIANTS / f"{variant}.yaml"
+        if not path.is_file():
+            raise UserError(f"--config {name}: no variant {variant}. Variants: {', '.join(variant_names())}")
+        values = _merge(values, read_recipe(path))
+        values["name"] = f"{values.get('name', Path(recipe).stem)}-{variant}"
+    return values
+
+
 def find_recipe(name: str) -> Path:
     """Path of a recipe, given as a file or by the name of one in `cmgems/recipes`."""
     for path in (Path(name), RECIPES / f"{name}.yaml"):
@@ -517,6 +534,11 @@ def find_recipe(name: str) -> Path:
 def recipe_names() -> list[str]:
     """Names of the recipes that ship with cmgems (files starting with _ are parts that recipes extend)."""
     return sorted(path.stem for path in RECIPES.glob("[!_]*.yaml"))
+
+
+def variant_names() -> list[str]:
+    """Names of the variants that every recipe has, as RECIPE+VARIANT."""
+    return sorted(path.stem for path in VARIANTS.glob("*.yaml"))
 
 
 def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -624,7 +646,11 @@ def _parse_command_line(arguments: list[str], program: str) -> dict[str, Any]:
         prog=program,
         usage=f"{program} [--config RECIPE] [--SETTING VALUE ...]",
         description=_CommandLine.__doc__,
-        epilog=_help_on_stages() + "\n\nRecipes: " + ", ".join(recipe_names()),
+        epilog=_help_on_stages()
+        + "\n\nRecipes: "
+        + ", ".join(recipe_names())
+        + "\nVariants (RECIPE+VARIANT): "
+        + ", ".join(variant_names()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import BertConfig
 
-from cmgems.config import PretrainConfig, find_recipe, load_config, read_recipe
+from cmgems.config import PretrainConfig, load_config, read_named_recipe
 from cmgems.errors import UserError
 from cmgems.planning.activations import Arithmetic, activations
 from cmgems.planning.gpus import GpuKind, find_gpu
@@ -112,7 +112,7 @@ class Plan:
 def read_plan_recipe(recipe: str, overrides: list[str]) -> PretrainConfig:
     """A recipe with its overrides, as cmgems/pretrain.py reads it, but that it need not name a corpus."""
     arguments = ["--config", recipe, *overrides]
-    named = "path" in (read_recipe(find_recipe(recipe)).get("corpus") or {})
+    named = "path" in (read_named_recipe(recipe).get("corpus") or {})
     if not named and not any(argument.split("=")[0] == "--corpus.path" for argument in overrides):
         arguments += ["--corpus.path", NO_CORPUS]
     return load_config(arguments, program="cmgems plan RECIPE")

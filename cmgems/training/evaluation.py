@@ -3,17 +3,14 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 
 from cmgems.config import EvaluationConfig, MaskingConfig
 from cmgems.masking.masker import MaskedBatch, Masker
 from cmgems.masking.npmi import Counts
-from cmgems.sequence.markov import FLANKS, MarkovChains, fit_chains, score_hidden_bases, summarize_baselines
 from cmgems.sequence.tokenizer import MASK, SPECIAL_TOKENS
 from cmgems.training.bases import bases_of_batch, hidden_base_probabilities
 from cmgems.training.loader import MicroBatch, ValidationRows, Windows, make_loader
@@ -21,11 +18,6 @@ from cmgems.training.model import MaskedLanguageModel
 from cmgems.training.order import BatchPlan
 
 Masking = Sequence[MaskingConfig]
-
-COUNTED_BASES = 64_000_000
-"""Nucleotides of the training split that the Markov chains are fitted to, about."""
-
-_WINDOWS_AT_ONCE = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +76,7 @@ class Validation:
         """Score of the model under each masking; collective."""
         sums = torch.zeros(len(maskings), 6, dtype=torch.float64, device=self.accelerator.device)
         model.eval()
-        for windows in self._windows():
+        for windows in self.windows():
             for row, masking in zip(sums, maskings.values(), strict=True):
                 masked = self.masker(windows.ids, windows.epoch, windows.sample_id, masking)
                 nll = model(masked.input_ids, masked.attention_mask, masked.masked, masked.labels)
@@ -95,7 +87,7 @@ class Validation:
         model.train()
         sums = self.accelerator.reduce(sums, "sum")
         return {
-            name: Score(_perplexity(nll, n), _perplexity(unigram, n), _mean(bits, hidden), _mean(right, hidden))
+            name: Score(perplexity(nll, n), perplexity(unigram, n), _mean(bits, hidden), _mean(right, hidden))
             for name, (nll, unigram, n, bits, right, hidden) in zip(maskings, sums.tolist(), strict=True)
         }
 
@@ -112,47 +104,17 @@ class Validation:
         bits = -predicted.gather(1, true[:, None]).double().log2().sum()
         return torch.stack([bits, (predicted.argmax(dim=1) == true).sum().double(), hidden.sum().double()])
 
-    def score_baselines(self, chains: MarkovChains, maskings: Mapping[str, Masking]) -> dict[str, dict[str, Any]]:
-        """What the base `composition` and the best Markov `chain` score on the same hidden bases, for each masking: the
-        fields of `Baseline`, as JSON values; collective."""
-        shape = (len(maskings), chains.order + 1, len(FLANKS), 2)
-        sums, hidden = np.zeros(shape), np.zeros(len(maskings))
-        for windows in self._windows():
-            for index, masking in enumerate(maskings.values()):
-                masked = self.masker(windows.ids, windows.epoch, windows.sample_id, masking)
-                bases, is_hidden = (tensor.cpu().numpy() for tensor in bases_of_batch(masked, self.masker.k))
-                sums[index] += score_hidden_bases(chains, bases, is_hidden)
-                hidden[index] += is_hidden.sum()
-        both = np.concatenate([sums.reshape(len(maskings), -1), hidden[:, None]], axis=1)
-        both = self.accelerator.reduce(torch.from_numpy(both).to(self.accelerator.device), "sum").cpu().numpy()
-        return {
-            name: _baselines(own[:-1].reshape(shape[1:]), int(own[-1]))
-            for name, own in zip(maskings, both, strict=True)
-        }
-
-    def _windows(self) -> Iterator[MicroBatch]:
+    def windows(self) -> Iterator[MicroBatch]:
+        """This rank's windows, on its device."""
         for batch in self.batches:
             yield batch.to(self.accelerator.device)
-
-
-def fit_baselines(training: Windows) -> MarkovChains:
-    """Markov chains fitted to the training split, or to every n-th window of one that is larger than COUNTED_BASES."""
-    every = -(-int(training.lengths.sum()) // COUNTED_BASES)
-    split = training.split.select(range(0, len(training.split), every)) if every > 1 else training.split
-    batches = split.with_format("arrow").iter(_WINDOWS_AT_ONCE)
-    return fit_chains(sequence for batch in batches for sequence in batch["sequence"].to_pylist())
-
-
-def _baselines(sums: npt.NDArray[np.float64], hidden_bases: int) -> dict[str, Any]:
-    composition, chain = summarize_baselines(sums, hidden_bases)
-    return {"composition": composition._asdict(), "chain": chain._asdict()}
 
 
 def _mean(total: float, number: float) -> float:
     return total / number if number else math.nan
 
 
-def _perplexity(nll: float, tokens: float) -> float:
+def perplexity(nll: float, tokens: float) -> float:
     """exp of the mean negative log-likelihood; infinite where that overflows, not a number without any token."""
     mean = _mean(nll, tokens)
     return math.inf if mean > 700 else math.exp(mean)

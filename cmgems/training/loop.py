@@ -18,9 +18,10 @@ from cmgems.curriculum.controller import Controller
 from cmgems.errors import LOST_PROCESS_EXIT_CODE, Interrupted, UserError
 from cmgems.masking.masker import MaskedBatch, Masker
 from cmgems.tracking import Tracker
+from cmgems.training.baselines import fit_baselines, score_baselines
 from cmgems.training.checkpoint import CheckpointWriter, RunState, export_model, step_folder
 from cmgems.training.display import Display
-from cmgems.training.evaluation import Validation, fit_baselines, fixed_maskings
+from cmgems.training.evaluation import Validation, fixed_maskings
 from cmgems.training.interruption import StopRequest, noting_signals
 from cmgems.training.loader import MicroBatch, TrainingRows, Windows, iterating, make_loader
 from cmgems.training.metrics import LogWindow, evaluation_metrics
@@ -228,7 +229,7 @@ class Trainer:
         maskings = fixed_maskings(self.config.evaluation.rate)
         if not self.progress.baselines:
             display.line("fitting Markov chains to the training split, once, as baselines of the hidden bases")
-            self.progress.baselines = self.validation.score_baselines(fit_baselines(self.windows), maskings)
+            self.progress.baselines = score_baselines(self.validation, fit_baselines(self.windows), maskings)
         own = self.controller.stage.masking
         same = next((name for name, masking in maskings.items() if masking == own), None)
         scores = self.validation.score(self.model, maskings if same else {**maskings, "stage": own})

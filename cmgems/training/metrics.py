@@ -104,4 +104,5 @@ def evaluation_metrics(
         for kind, baseline in baselines[name].items():
             metrics[f"bits/{name}_{kind}"] = baseline["bits"]
             metrics[f"bases_right/{name}_{kind}"] = baseline["accuracy"]
+        metrics[f"ppl/{name}_composition"] = baselines[name]["composition"]["perplexity"]
     return metrics

@@ -19,4 +19,4 @@ class Progress:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     """Step and stage of each evaluation, and by masking `perplexity`, `bits` and `accuracy` of the hidden bases."""
     baselines: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What the base composition and the best Markov chain score, by fixed masking; see `Validation.score_baselines`."""
+    """What the base composition and the best Markov chain score, by fixed masking; see `baselines.score_baselines`."""
