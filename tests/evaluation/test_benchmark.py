@@ -18,9 +18,9 @@ from cmgems import errors
 from cmgems.cli import main
 from cmgems.errors import UserError
 from cmgems.evaluation import finetuning
-from cmgems.evaluation.experiment import model_subject, run_folder
 from cmgems.evaluation.finetuning import start_processes
 from cmgems.evaluation.settings import BenchmarkConfig
+from cmgems.evaluation.subjects import model_subject, run_folder
 from cmgems.journal import Journal, Place
 from tests.evaluation.models import ours
 from tests.training.launching import ACCELERATE, DDP, ENVIRONMENT, REPOSITORY, forget_accelerator
