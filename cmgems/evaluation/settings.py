@@ -25,7 +25,7 @@ class ScoringConfig(Settings):
     max_tokens: int | None = Field(default=None, ge=8)
     """Longest input in tokens, special ones not counted; longer sequences are read in windows. Empty: the model's."""
     learning_rates: list[Annotated[float, Field(gt=0)]] = Field(default_factory=list)
-    """Learning rates that the dev split chooses from, separated by commas; empty: the recipe's. Results are kept apart."""
+    """Learning rates that the dev split chooses from, separated by commas; empty: the recipe's. Scored apart."""
     micro_batch: int = Field(default=32, ge=1)
     """Sequences a process computes at once in training, at most; gradient accumulation makes up the recipe's batch."""
     evaluation_batch: int = Field(default=64, ge=1)
