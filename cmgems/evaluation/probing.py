@@ -114,7 +114,7 @@ def bootstrap(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]
     Examples
     --------
     >>> bootstrap(np.array([0, 1, 0, 1, 0]), seed=42).tolist()
-    [4, 0, 4, 1, 1]
+    [4, 0, 4, 1, 3]
     """
     draw = np.random.RandomState(seed)  # its numbers are the same in every release of NumPy
     of_classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
