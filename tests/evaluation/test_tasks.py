@@ -191,5 +191,5 @@ def test_a_choice_of_learning_rates_needs_a_validation_split(write_suite):
 
 @pytest.mark.parametrize("name", ["gue-probe", "mine-tuned"])
 def test_a_suite_has_no_name_that_scores_by_a_protocol_have(write_suite, name):
-    with pytest.raises(UserError, match="name: a name that ends with -.* is kept for scores of another suite"):
+    with pytest.raises(UserError, match=r"name: a name that ends with -.* is kept for scores of another suite"):
         load_suite(write_suite(OWN.replace("name: mine", f"name: {name}")))
