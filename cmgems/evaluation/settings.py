@@ -25,7 +25,7 @@ class ScoringConfig(Settings):
     max_tokens: int | None = Field(default=None, ge=8)
     """Longest input in tokens, special ones not counted; longer sequences are read in windows. Empty: the model's."""
     learning_rates: list[Annotated[float, Field(gt=0)]] = Field(default_factory=list)
-    """Learning rates that the dev split chooses from, separated by commas; empty: the recipe's. Scored apart."""
+    """Learning rates to choose from on the dev split, comma-separated; empty: the recipe's. Results are kept apart."""
     micro_batch: int = Field(default=32, ge=1)
     """Sequences a process computes at once in training, at most; gradient accumulation makes up the recipe's batch."""
     evaluation_batch: int = Field(default=64, ge=1)
@@ -70,7 +70,7 @@ class BenchmarkConfig(ScoringConfig):
     floors: bool = True
     """Score the same architecture with random weights, and a regression on k-mers, too."""
     probe: bool = False
-    """Fit a logistic regression to the frozen model's hidden states, not fine-tuning it. Results are kept apart."""
+    """Fit a logistic regression to the frozen model's features instead of fine-tuning it. Results are kept apart."""
     shard: str = "1/1"
     """`i/n`: of all tasks and seeds only every n-th, from the i-th: for n jobs at once."""
 

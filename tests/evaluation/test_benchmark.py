@@ -257,6 +257,22 @@ def mlflow_run(place, uri):
     return parent, client.search_runs([parent.info.experiment_id], mine)
 
 
+def test_a_result_from_before_there_were_protocols_is_kept(place, mlflow_uri):
+    chosen = ("--tasks", "one", "--seeds", "1", "--no-floors")
+    benchmark(place, mlflow_uri, *chosen)
+    [(name, (result, _))] = all_results(place).items()
+    assert set(result["identity"]) == {
+        *("procedure", "data", "classes", "model", "recipe", "precision", "max_tokens"),
+    }
+    assert json.loads(result["identity"]["recipe"])["learning_rate"] == 1e-3
+    path = place / "run/downstream" / name / "result.json"
+    older = {field: value for field, value in result.items() if field not in ("protocol", "choice", "probe")}
+    path.write_text(json.dumps(older))
+    before = all_results(place)
+    benchmark(place, mlflow_uri, *chosen)
+    assert all_results(place) == before
+
+
 def test_a_probe_has_results_metrics_and_a_table_of_its_own(place, mlflow_uri, capsys):
     chosen = ("--tasks", "one")
     benchmark(place, mlflow_uri, *chosen, "--seeds", "1", "--no-floors")
