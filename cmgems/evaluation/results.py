@@ -2,7 +2,8 @@
 
 Below the folder of a pretraining run: `downstream/SUITE/SUBJECT/TASK/seed-SEED/`, where the subject is one of the run's
 models (`step-00010000`) or a floor: the same architecture with random weights, or a classifier that is no language
-model. SUITE has a suffix that says how it was scored (`gue-probe`), unless by plain fine-tuning. In the folder are `result.json`, `predictions.csv` and `confusion.png`.
+model. Unless it is plain fine-tuning, the protocol adds a suffix to the suite's name: `gue-probe`. In the folder are
+`result.json`, `predictions.csv` and `confusion.png`.
 """
 
 import csv
