@@ -15,18 +15,16 @@ def finetune(config: FinetuneConfig) -> None:
     from accelerate.utils import broadcast_object_list
 
     from cmgems import startup
-    from cmgems.evaluation import experiment
+    from cmgems.evaluation import experiment, subjects
     from cmgems.evaluation.data import read_task
     from cmgems.evaluation.finetuning import start_processes
     from cmgems.evaluation.publish import Publisher, tracking_uri
     from cmgems.evaluation.results import result_folder
-    from cmgems.evaluation.tasks import load_suite
 
     startup.prepare_cpu_memory()
-    suite = load_suite(config.suite)
-    [task] = suite.choose([config.task])
-    model = experiment.model_subject(config)
-    output = experiment.run_folder(config)
+    suite, [task] = experiment.load_tasks(config, [config.task])
+    model = subjects.model_subject(config)
+    output = subjects.run_folder(config)
     startup.check_surroundings(output, tracking_uri(output, config.tracking_uri), needs_tracking=False)
     model.source.check()
     experiment.make_data(suite, [task], config)
@@ -34,8 +32,8 @@ def finetune(config: FinetuneConfig) -> None:
 
     state = start_processes()
     state.print(startup.report(state, "none" if state.num_processes == 1 else "ddp"))
-    subject = experiment.random_weights(model.source) if config.random_weights else model
-    what = experiment.Experiment(suite, task, subject, config.seed, experiment.machine(config))
+    subject = subjects.random_weights(model.source) if config.random_weights else model
+    what = experiment.Experiment(suite, task, subject, config.seed, experiment.machine(config), config.protocol)
     folder = result_folder(output, suite.name, subject.name, task.name, config.seed)
     there = [experiment.existing_result(what, data, folder)]
     if config.save_model and not (folder / "model").is_dir():

@@ -13,23 +13,21 @@ from accelerate import PartialState
 from cmgems import startup
 from cmgems.errors import UserError
 from cmgems.evaluation.data import TaskData, read_task
-from cmgems.evaluation.experiment import (
-    Experiment,
-    Subject,
-    existing_result,
-    kmer_regression,
-    machine,
-    make_data,
-    model_subject,
-    random_weights,
-    run,
-    run_folder,
-)
+from cmgems.evaluation.experiment import Experiment, existing_result, load_tasks, machine, make_data, run
+from cmgems.evaluation.features import FeatureReader
 from cmgems.evaluation.publish import Publisher, tracking_uri
 from cmgems.evaluation.results import Result, read_results, result_folder, task_scores
 from cmgems.evaluation.rows import is_hub_name
 from cmgems.evaluation.settings import BenchmarkConfig
-from cmgems.evaluation.tasks import Suite, Task, load_suite
+from cmgems.evaluation.subjects import (
+    Subject,
+    kmer_regression,
+    model_subject,
+    random_weights,
+    run_folder,
+    untrained_start,
+)
+from cmgems.evaluation.tasks import Suite, Task
 from cmgems.journal import reason
 
 FIRST_SEED = 42
@@ -42,8 +40,7 @@ def benchmark(config: BenchmarkConfig) -> bool:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("cmgems benchmark is one process; several share the work by --shard, each on a GPU of its own")
-    suite = load_suite(config.suite)
-    tasks = suite.choose(config.tasks)
+    suite, tasks = load_tasks(config, config.tasks)
     folder, subject = run_folder(config), model_subject(config)
     startup.check_surroundings(folder, tracking_uri(folder, config.tracking_uri), needs_tracking=False)
     print(startup.report(PartialState(), "none"), flush=True)
@@ -51,19 +48,19 @@ def benchmark(config: BenchmarkConfig) -> bool:
     make_data(suite, tasks, config)
     if not Path(config.data).exists() and not is_hub_name(config.data):
         raise UserError(f"{config.data}: there is no such folder")
-    subjects = [subject, *((random_weights(subject.source), kmer_regression(subject.source)) if config.floors else ())]
-    units = [(task, *unit) for task in tasks for unit in _units(subjects, config.seeds)]
+    subjects = [subject, *(_floors(subject) if config.floors else ())]
+    units = [(task, *unit) for task in tasks for unit in _units(subjects, config)]
     first, every = map(int, config.shard.split("/"))
     mine = list(islice(units, first - 1, None, every))
     print(f"suite {suite.name}: {len(mine)} scores to have, {len(tasks)} tasks; results in {folder}", flush=True)
 
     publisher = Publisher(config, suite, folder)
-    reader = _Reader(config)
+    reader, features = _Reader(config), FeatureReader(machine(config))
     failures: dict[str, list[str]] = {}  # what was failed, by the reason
     for number, (task, who, seed) in enumerate(mine, start=1):
-        experiment = Experiment(suite, task, who, seed, machine(config))
+        experiment = Experiment(suite, task, who, seed, machine(config), config.protocol)
         try:
-            result, is_new = _score(experiment, reader, folder)
+            result, is_new = _score(experiment, reader, features, folder)
         except UserError as error:
             problem = str(error)
         except Exception as error:  # noqa: BLE001  # out of memory, say: the other tasks go on
@@ -87,10 +84,20 @@ def benchmark(config: BenchmarkConfig) -> bool:
     return not failures
 
 
-def _units(subjects: list[Subject], seeds: int) -> Iterator[tuple[Subject, int]]:
-    """Subjects and seeds of a task; a regression has no use for several seeds."""
+def _floors(subject: Subject) -> Iterator[Subject]:
+    """What the model has to beat, as far as there is it."""
+    start = untrained_start(subject)
+    if start is not None:
+        yield start
+    yield random_weights(subject.source)
+    yield kmer_regression(subject.source)
+
+
+def _units(subjects: list[Subject], config: BenchmarkConfig) -> Iterator[tuple[Subject, int]]:
+    """Subjects and seeds of a task; a regression has no use for several seeds, unless these are bootstraps."""
     for subject in subjects:
-        for seed in range(FIRST_SEED, FIRST_SEED + (1 if subject.kind == "k-mer regression" else seeds)):
+        has_seeds = config.probe or subject.kind != "k-mer regression"
+        for seed in range(FIRST_SEED, FIRST_SEED + (config.seeds if has_seeds else 1)):
             yield subject, seed
 
 
@@ -108,12 +115,12 @@ class _Reader:
         return self._last
 
 
-def _score(experiment: Experiment, reader: _Reader, folder: Path) -> tuple[Result, bool]:
+def _score(experiment: Experiment, reader: _Reader, features: FeatureReader, folder: Path) -> tuple[Result, bool]:
     """The result of an experiment, and whether it had to be computed."""
     data = reader.read(experiment.task)
     place = result_folder(folder, experiment.suite.name, experiment.subject.name, experiment.task.name, experiment.seed)
     result = existing_result(experiment, data, place)
-    return (result, False) if result else (run(experiment, data, place), True)
+    return (result, False) if result else (run(experiment, data, place, features=features), True)
 
 
 def table(suite: Suite, tasks: list[Task], results: list[Result]) -> str:

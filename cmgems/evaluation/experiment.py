@@ -1,11 +1,10 @@
-"""One task, one seed, one model or floor: from the data to a result in its folder."""
+"""One task, one seed, one model or floor: from the data to a result in its folder, by one of the protocols."""
 
 import json
-import re
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -14,19 +13,31 @@ from typing import Any
 from accelerate import PartialState
 
 from cmgems.errors import UserError
-from cmgems.evaluation.classifier import Source, digest, load_classifier, load_encoder
+from cmgems.evaluation.classifier import digest, load_classifier, load_encoder
 from cmgems.evaluation.confusion import draw_confusion
 from cmgems.evaluation.data import TaskData
-from cmgems.evaluation.finetuning import Machine, Outcome, fine_tune
-from cmgems.evaluation.inputs import Rows, summarise_lengths
+from cmgems.evaluation.features import FeatureReader
+from cmgems.evaluation.finetuning import DivergedError, Machine, Outcome, fine_tune
+from cmgems.evaluation.inputs import Encoder, Rows, summarise_lengths
 from cmgems.evaluation.integrity import check_integrity
+from cmgems.evaluation.probing import PENALTIES, probe
+from cmgems.evaluation.probing import PROCEDURE as PROBE_PROCEDURE
+from cmgems.evaluation.protocols import PROBE, Protocol
 from cmgems.evaluation.regression import K, regression
-from cmgems.evaluation.results import RESULT, Kind, Result, read_result, result_files, rewrite_result, write_result
-from cmgems.evaluation.scores import Predictions, confusion, score
+from cmgems.evaluation.results import (
+    RESULT,
+    Choice,
+    Result,
+    read_result,
+    result_files,
+    rewrite_result,
+    write_result,
+)
+from cmgems.evaluation.scores import Predictions, best_value, confusion, score
 from cmgems.evaluation.settings import ScoringConfig
-from cmgems.evaluation.tasks import Suite, Task
+from cmgems.evaluation.subjects import Subject
+from cmgems.evaluation.tasks import Suite, Task, load_suite
 from cmgems.evaluation.yeast.files import ensure_yeast_tasks
-from cmgems.journal import find_place
 
 PROCEDURE = "1"
 """Raised when the same data, model and recipe are to give other numbers than before: results are computed again."""
@@ -34,54 +45,16 @@ PROCEDURE = "1"
 _LIBRARIES = ("cmgems", "torch", "transformers", "accelerate", "scikit-learn", "numpy")
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is scored: a model, or a floor."""
+def load_tasks(config: ScoringConfig, names: list[str]) -> tuple[Suite, list[Task]]:
+    """The suite, by the name that its results have, and its tasks of these names, as `config` wants them scored.
 
-    kind: Kind
-    name: str
-    """Name in tables and of the folder: `step-00010000`, `random-weights`."""
-    source: Source
-    """The model; of a floor the model that it is the floor of."""
-    step: int | None = None
-    """Optimizer steps that the model was pretrained for, if known."""
-
-
-def random_weights(source: Source) -> Subject:
-    """The floor that has the model's architecture and none of what it has learned."""
-    floor = Source(source.model, source.trust_remote_code, random_weights=True, max_tokens=source.max_tokens)
-    return Subject("random weights", "random-weights", floor)
-
-
-def kmer_regression(source: Source) -> Subject:
-    """The floor that is no neural network."""
-    return Subject("k-mer regression", f"{K}-mer-regression", source)
-
-
-def run_folder(config: ScoringConfig) -> Path:
-    """Folder that gets the results: that of the pretraining run which the model is of, or one named after the model."""
-    if config.output is not None:
-        return config.output
-    folder = Path(config.model).resolve()
-    if folder.is_dir():
-        run = folder.parent.parent
-        return _shorter(run) if find_place(run) is not None else Path("runs") / folder.name
-    return Path("runs") / re.sub(r"[^\w.-]+", "--", config.model)
-
-
-def _shorter(folder: Path) -> Path:
-    """A folder below the current one by its relative path."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-
-
-def model_subject(config: ScoringConfig) -> Subject:
-    """The model that is scored, and the number of its pretraining steps, as its folder's name `step-N` says."""
-    folder = Path(config.model)
-    name = folder.resolve().name if folder.is_dir() else folder.name
-    numbered = re.fullmatch(r"step-(\d+)", name)
-    step = int(numbered[1]) if config.step is None and numbered else config.step
-    source = Source(config.model, config.trust_remote_code, max_tokens=config.max_tokens)
-    return Subject("model", name, source, step)
+    Raises UserError where there is no such suite or task, or a task without a validation split is to choose.
+    """
+    suite = load_suite(config.suite)
+    tasks = suite.choose(names)
+    if config.learning_rates:
+        tasks = [task.with_learning_rates(config.learning_rates) for task in tasks]
+    return suite.under(config.protocol), tasks
 
 
 def make_data(suite: Suite, tasks: list[Task], config: ScoringConfig) -> None:
@@ -104,6 +77,7 @@ class Experiment:
     subject: Subject
     seed: int
     machine: Machine
+    protocol: Protocol
 
     @property
     def title(self) -> str:
@@ -112,12 +86,18 @@ class Experiment:
 
     def identity(self, data: TaskData) -> dict[str, str]:
         """All that has a say in the numbers, by name; but for rounding, and for the processes' part in dropout."""
-        always = {"procedure": PROCEDURE, "data": _data_digest(data), "classes": str(len(self.task.classes))}
+        identity = {"procedure": PROCEDURE, "data": _data_digest(data), "classes": str(len(self.task.classes))}
+        is_probe, recipe = self.protocol is PROBE, self.task.recipe
+        if is_probe:
+            identity |= {"probe": f"{PROBE_PROCEDURE}, C of {PENALTIES}"}
+        if is_probe or len(recipe.learning_rates) > 1:
+            identity |= {"chosen by": self.suite.metric}
         if self.subject.kind == "k-mer regression":
-            return always | {"model": f"{K}-mers"}
-        return always | {
+            return identity | {"model": f"{K}-mers"}
+        if not is_probe:
+            identity |= {"recipe": json.dumps(recipe.model_dump(mode="json"), sort_keys=True)}
+        return identity | {
             "model": digest(self.subject.source),
-            "recipe": json.dumps(self.task.recipe.model_dump(mode="json"), sort_keys=True),
             "precision": self.machine.precision,
             "max_tokens": str(self.subject.source.max_tokens),
         }
@@ -126,6 +106,7 @@ class Experiment:
         """What a result says about its suite, task and subject that has no say in the numbers."""
         task = self.task
         return {
+            "protocol": self.protocol.name,
             "metric": self.suite.metric,
             "species": task.species,
             "task_kind": task.kind,
@@ -159,59 +140,114 @@ def existing_result(experiment: Experiment, data: TaskData, folder: Path) -> Res
     return current
 
 
-def run(experiment: Experiment, data: TaskData, folder: Path, keep_model: bool = False) -> Result:
+@dataclass(frozen=True)
+class _Scored:
+    """What came of an experiment."""
+
+    test: Predictions
+    dev: Predictions | None
+    seconds: float
+    lengths: dict[str, int] = field(default_factory=dict)
+    outcome: Outcome | None = None
+    choice: Choice | None = None
+    probe: dict[str, Any] = field(default_factory=dict)
+
+
+def run(
+    experiment: Experiment,
+    data: TaskData,
+    folder: Path,
+    keep_model: bool = False,
+    features: FeatureReader | None = None,
+) -> Result:
     """Compute a result, and write it into `folder`; collective.
 
-    `keep_model` writes the fine-tuned classifier and its tokenizer there too, in a folder `model`.
+    `keep_model` writes the fine-tuned classifier and its tokenizer there too, in a folder `model`. `features` keeps
+    what the next probe of the same model and task needs again.
     """
     state = PartialState()
     with result_files(folder, state.is_main_process) as partial:
         state.wait_for_everyone()
         if not partial.is_dir():
             raise UserError(f"{folder.parent} is not shared by all machines of the launch", every_process=True)
-        if experiment.subject.kind == "k-mer regression":
-            result, predictions = _run_regression(experiment, data)
+        if experiment.protocol is PROBE:
+            scored = _probe(experiment, data, features or FeatureReader(experiment.machine))
+        elif experiment.subject.kind == "k-mer regression":
+            scored = _run_regression(data)
         else:
-            result, predictions = _run_model(experiment, data, partial, keep_model)
+            scored = _fine_tune(experiment, data, partial, keep_model)
+        result = _result(experiment, data, scored)
         if state.is_main_process:
-            write_result(partial, result, predictions)
+            write_result(partial, result, scored.test)
             draw_confusion(result, partial / "confusion.png")
     state.wait_for_everyone()
     return result
 
 
-def _run_regression(experiment: Experiment, data: TaskData) -> tuple[Result, Predictions]:
+def _run_regression(data: TaskData) -> _Scored:
     began = time.monotonic()
     test = regression(data.train, data.test, len(data.task.classes))
-    return _result(experiment, data, test, None, {}, None, time.monotonic() - began), test
+    return _Scored(test, None, time.monotonic() - began)
 
 
-def _run_model(experiment: Experiment, data: TaskData, partial: Path, keep_model: bool) -> tuple[Result, Predictions]:
-    source, recipe = experiment.subject.source, data.task.recipe
-    encoder = load_encoder(source)
-    model = load_classifier(source, len(data.task.classes), recipe.dropout, experiment.seed)
+def _probe(experiment: Experiment, data: TaskData, reader: FeatureReader) -> _Scored:
+    began, subject = time.monotonic(), experiment.subject
+    if subject.kind == "k-mer regression":
+        features = reader.of_kmers(data)
+    else:
+        features = reader.of_model(subject.source, data, experiment.seed, experiment.title)
+    found = probe(features.splits, data, experiment.suite.metric, experiment.seed)
+    known = {"layers": features.layers, **asdict(found.fit)}
+    return _Scored(found.test, found.dev, time.monotonic() - began, features.lengths, choice=found.choice, probe=known)
+
+
+def _fine_tune(experiment: Experiment, data: TaskData, partial: Path, keep_model: bool) -> _Scored:
+    """Fine-tune with each of the recipe's learning rates; what scores highest on the validation split counts."""
+    state, encoder, recipe = PartialState(), load_encoder(experiment.subject.source), experiment.task.recipe
     rows = {name: Rows(split, encoder) for name, split in data.splits.items()}
+    rates, metric, scores = recipe.learning_rates, experiment.suite.metric, dict[float, float | None]()
+    best, seconds = None, 0.0
+    for rate in rates:
+        title = experiment.title + f", learning rate {rate:g}" * (len(rates) > 1)
+        model = load_classifier(experiment.subject.source, len(data.task.classes), recipe.dropout, experiment.seed)
+        meanwhile = partial / f"checkpoints-{rate:g}"
+        try:
+            outcome = fine_tune(
+                *(model, encoder, rows, recipe.model_copy(update={"learning_rate": rate})),
+                *(experiment.machine, experiment.seed, meanwhile, title),
+            )
+        except DivergedError:
+            if rate == rates[-1] and best is None:
+                raise
+            scores[rate] = None
+            state.print(f"{title}: it diverged", flush=True)
+            continue
+        finally:
+            if state.is_main_process:
+                shutil.rmtree(meanwhile, ignore_errors=True)
+        seconds += outcome.seconds
+        if len(rates) > 1:
+            assert outcome.dev
+            scores[rate] = score(outcome.dev)[metric]
+            state.print(f"{title}: {metric} {scores[rate]:.4f} on dev", flush=True)
+        if best is None or best_value(scores) == rate:
+            best = outcome
+            if keep_model and state.is_main_process:
+                _save_model(model, encoder, partial / "model")
+    assert best
+    choice = Choice(setting="learning_rate", value=best_value(scores), by="dev", scores=scores) if scores else None
     lengths = asdict(summarise_lengths(list(rows.values()), encoder.limit))
-    meanwhile = partial / "checkpoints"
-    outcome = fine_tune(model, encoder, rows, recipe, experiment.machine, experiment.seed, meanwhile, experiment.title)
-    if PartialState().is_main_process:
-        shutil.rmtree(meanwhile, ignore_errors=True)
-        if keep_model:
-            model.save_pretrained(partial / "model")
-            encoder.tokenizer.save_pretrained(partial / "model")
-    return _result(experiment, data, outcome.test, outcome.dev, lengths, outcome, outcome.seconds), outcome.test
+    return _Scored(best.test, best.dev, seconds, lengths, best, choice)
 
 
-def _result(
-    experiment: Experiment,
-    data: TaskData,
-    test: Predictions,
-    dev: Predictions | None,
-    lengths: dict[str, int],
-    outcome: Outcome | None,
-    seconds: float,
-) -> Result:
-    task, subject = data.task, experiment.subject
+def _save_model(model: Any, encoder: Encoder, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    encoder.tokenizer.save_pretrained(folder)
+
+
+def _result(experiment: Experiment, data: TaskData, scored: _Scored) -> Result:
+    task, subject, outcome = data.task, experiment.subject, scored.outcome
     return Result(
         suite=experiment.suite.name,
         task=task.name,
@@ -220,17 +256,19 @@ def _result(
         model=subject.source.model,
         seed=experiment.seed,
         resplit=data.resplit,
-        metrics=score(test),
-        dev_metrics=score(dev) if dev else {},
-        confusion=confusion(test),
+        metrics=score(scored.test),
+        dev_metrics=score(scored.dev) if scored.dev else {},
+        confusion=confusion(scored.test),
         rows={name: len(split) for name, split in data.splits.items()},
         integrity=asdict(check_integrity(data)),
-        lengths=lengths,
+        lengths=scored.lengths,
         ambiguous=sum(sum(split.ambiguous) for split in data.splits.values()),
         recipe=task.recipe.model_dump() if outcome else {},
+        choice=scored.choice,
+        probe=scored.probe,
         best_step=outcome.best_step if outcome else None,
         history=outcome.history if outcome else [],
-        seconds=seconds,
+        seconds=scored.seconds,
         identity=experiment.identity(data),
         **experiment.description(),
         versions={name: version(name) for name in _LIBRARIES},

@@ -63,6 +63,10 @@ class Outcome:
     """Wall-clock time of training and scoring."""
 
 
+class DivergedError(UserError):
+    """A fine-tuning's outputs are no longer finite."""
+
+
 def start_processes() -> PartialState:
     """Let the processes of a launch find each other: NCCL on GPUs, else gloo. Raises UserError where they do not."""
     if launched_with_deepspeed():
@@ -90,9 +94,10 @@ def fine_tune(
 ) -> Outcome:
     """Train `model` on the split `train`, and score `test`; collective.
 
-    With a split `dev` and `recipe.evaluate_every`, the weights of the highest MCC on it are scored, of equal ones the
-    earliest; else those of the last step. `folder` is for checkpoints meanwhile, the same on all processes; `title` is
-    shown with the progress. Afterwards `model` has the weights that were scored.
+    `recipe` has a single learning rate. With a split `dev` and `recipe.evaluate_every`, the weights of the highest MCC
+    on it are scored, of equal ones the earliest; else those of the last step. `folder` is for checkpoints meanwhile,
+    the same on all processes; `title` is shown with the progress. Afterwards `model` has the weights that were scored.
+    Raises DivergedError if outputs are no longer finite.
     """
     began = time.monotonic()
     arguments = _arguments(recipe, machine, seed, folder, "dev" in splits)
@@ -121,16 +126,16 @@ def fine_tune(
 
 
 def _arguments(recipe: Recipe, machine: Machine, seed: int, folder: Path, has_dev: bool) -> TrainingArguments:
+    [learning_rate] = recipe.learning_rates
     at_once, micro_steps = _micro_batches(recipe.batch, PartialState().num_processes, machine.micro_batch)
     evaluate_every = recipe.evaluate_every if has_dev else None
-    if machine.precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("precision fp16 needs a GPU; on the CPU take fp32 or bf16")
+    check_precision(machine.precision)
     # What the launcher, or a config file of Accelerate's, says about precision would take the place of ours.
     os.environ["ACCELERATE_MIXED_PRECISION"] = {"fp32": "no"}.get(machine.precision, machine.precision)
     arguments = TrainingArguments(
         output_dir=str(folder),
         seed=seed,
-        learning_rate=recipe.learning_rate,
+        learning_rate=learning_rate,
         weight_decay=recipe.weight_decay,
         lr_scheduler_type="linear",
         warmup_steps=_warmup(recipe),
@@ -164,6 +169,12 @@ def _arguments(recipe: Recipe, machine: Machine, seed: int, folder: Path, has_de
     # One process takes one device: DataParallel would tear the windows of a sequence apart.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
+
+
+def check_precision(precision: str) -> None:
+    """Raise UserError if there is no hardware for it here."""
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("precision fp16 needs a GPU; on the CPU take fp32 or bf16")
 
 
 def _micro_batches(batch: int, processes: int, at_most: int) -> tuple[int, int]:
@@ -222,7 +233,9 @@ def _predictions(scored: EvalPrediction) -> Predictions:
     if not np.array_equal(rows, np.arange(len(rows))):
         raise RuntimeError("rows of a split were lost or scored twice")
     if not np.isfinite(scored.predictions).all():
-        raise UserError("the fine-tuning diverged: the model's outputs are no longer finite; lower the learning rate")
+        raise DivergedError(
+            "the fine-tuning diverged: the model's outputs are no longer finite; lower the learning rate"
+        )
     return Predictions(labels=labels.astype(np.int64), probabilities=probabilities(scored.predictions))
 
 

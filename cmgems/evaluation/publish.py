@@ -171,6 +171,7 @@ def _create_child(client: MlflowClient, folder: Path, result: Result, parent: Pl
         KEY: _key(result),
         "cmgems.identity": _identity(result),
         "suite": result.suite,
+        "protocol": result.protocol,
         "task": result.task,
         "subject": result.subject,
         "kind": result.kind,
@@ -184,6 +185,8 @@ def _create_child(client: MlflowClient, folder: Path, result: Result, parent: Pl
     )
     run_id = str(run.info.run_id)
     parameters = {"model": result.model, "pretraining_steps": result.step, "seed": result.seed, **result.recipe}
+    if result.choice:
+        parameters[result.choice.setting] = result.choice.value
     client.log_batch(run_id, params=[Param(name, str(value)) for name, value in parameters.items()], synchronous=True)
     metrics = list(_child_metrics(result, began, ended))
     for start in range(0, len(metrics), _METRICS_AT_ONCE):

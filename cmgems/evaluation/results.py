@@ -2,7 +2,8 @@
 
 Below the folder of a pretraining run: `downstream/SUITE/SUBJECT/TASK/seed-SEED/`, where the subject is one of the run's
 models (`step-00010000`) or a floor: the same architecture with random weights, or a classifier that is no language
-model. In the folder are `result.json`, `predictions.csv` and `confusion.png`.
+model. Unless it is plain fine-tuning, the protocol adds a suffix to the suite's name: `gue-probe`. In the folder are
+`result.json`, `predictions.csv` and `confusion.png`.
 """
 
 import csv
@@ -22,6 +23,7 @@ from pydantic import ValidationError
 
 from cmgems.config import Settings
 from cmgems.errors import UserError
+from cmgems.evaluation.protocols import ProtocolName
 from cmgems.evaluation.scores import Predictions
 
 DOWNSTREAM = "downstream"
@@ -31,11 +33,26 @@ PREDICTIONS = "predictions.csv"
 Kind = Literal["model", "random weights", "k-mer regression"]
 
 
+class Choice(Settings):
+    """A setting that is chosen among several values, never by the test split."""
+
+    setting: str
+    """Its name."""
+    value: float
+    """The chosen value."""
+    by: str
+    """What it is chosen by."""
+    scores: dict[float, float | None]
+    """The suite's metric for each value, in ascending order; None: a training with it diverged."""
+
+
 class Result(Settings):
     """What came of one task and seed."""
 
     suite: str
-    """Name of the suite."""
+    """Name of the suite, with its protocol's suffix."""
+    protocol: ProtocolName = "fine-tuning"
+    """How the model is scored (`cmgems.evaluation.protocols`)."""
     metric: str
     """The suite's main metric: a name in `metrics`."""
     task: str
@@ -59,7 +76,7 @@ class Result(Settings):
     step: int | None
     """Optimizer steps that the model was pretrained for; None: not known, or a floor."""
     seed: int
-    """Seed of the classifier's new weights, of the order of the rows, and of dropout."""
+    """Seed of the classifier's new weights, of the order of the rows, and of dropout; of a probe: of the bootstrap."""
     resplit: bool
     """Whether train and dev are parts of the published dev split: then the score is not one of the benchmark."""
     metrics: dict[str, float]
@@ -77,7 +94,11 @@ class Result(Settings):
     ambiguous: int
     """Nucleotides that are N here, and another IUPAC code in the data."""
     recipe: dict[str, Any]
-    """How the model was fine-tuned."""
+    """How the model was fine-tuned; empty if it was not."""
+    choice: Choice | None = None
+    """The learning rate or the penalty that the validation split chose; None: there was nothing to choose."""
+    probe: dict[str, Any] = {}
+    """What is known of a probe's regression (`cmgems.evaluation.probing.Fit`); empty without one."""
     best_step: int | None
     """Optimizer step of the fine-tuning whose weights were scored; None: no steps."""
     history: list[dict[str, float]]

@@ -1,5 +1,6 @@
 """Scores of a classifier, computed once over all rows of a split (scikit-learn's definitions)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +59,18 @@ def score(predictions: Predictions) -> dict[str, float]:
         of_class = predictions.probabilities[:, 1] if classes == 2 else predictions.probabilities
         metrics["roc_auc"] = float(roc_auc_score(labels, of_class, multi_class="ovr"))
     return metrics
+
+
+def best_value(scores: Mapping[float, float | None]) -> float:
+    """Return the value of a setting with the highest score; of equally good ones the first. None is no score.
+
+    Examples
+    --------
+    >>> best_value({0.01: 0.4, 0.1: 0.5, 1.0: 0.5, 10.0: None})
+    0.1
+    """
+    known = {value: score for value, score in scores.items() if score is not None}
+    return max(known, key=known.__getitem__)
 
 
 def confusion(predictions: Predictions) -> list[list[int]]:

@@ -1,11 +1,12 @@
 """Settings of fine-tuning and of suites, with their units and defaults. Imports neither torch nor transformers."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cmgems.config import TRACKING_URI, Settings
+from cmgems.evaluation.protocols import FINE_TUNING, PROBE, TUNED, Protocol
 
 
 class ScoringConfig(Settings):
@@ -23,6 +24,8 @@ class ScoringConfig(Settings):
     """Run the code that comes with a model from the hub."""
     max_tokens: int | None = Field(default=None, ge=8)
     """Longest input in tokens, special ones not counted; longer sequences are read in windows. Empty: the model's."""
+    learning_rates: list[Annotated[float, Field(gt=0)]] = Field(default_factory=list)
+    """Learning rates to choose from on the dev split, comma-separated; empty: the recipe's. Results are kept apart."""
     micro_batch: int = Field(default=32, ge=1)
     """Sequences a process computes at once in training, at most; gradient accumulation makes up the recipe's batch."""
     evaluation_batch: int = Field(default=64, ge=1)
@@ -37,6 +40,11 @@ class ScoringConfig(Settings):
     """MLflow: a database or a server. Empty: where the pretraining run is, or sqlite:///mlflow.db for other models."""
     experiment: str = "cmgems-downstream"
     """MLflow experiment for models that no pretraining run is known of."""
+
+    @property
+    def protocol(self) -> Protocol:
+        """How the model is scored."""
+        return TUNED if self.learning_rates else FINE_TUNING
 
 
 class FinetuneConfig(ScoringConfig):
@@ -60,7 +68,10 @@ class BenchmarkConfig(ScoringConfig):
     seeds: int = Field(default=3, ge=1)
     """Number of seeds: 42, 43 and so on."""
     floors: bool = True
-    """Score the same architecture with random weights, and a regression on k-mers, too."""
+    """Score the same architecture with random weights, the run's untrained model if it was exported (step 0), and a
+    regression on k-mers, too."""
+    probe: bool = False
+    """Fit a logistic regression to the frozen model's features instead of fine-tuning it. Results are kept apart."""
     shard: str = "1/1"
     """`i/n`: of all tasks and seeds only every n-th, from the i-th: for n jobs at once."""
 
@@ -71,3 +82,14 @@ class BenchmarkConfig(ScoringConfig):
         if len(numbers) != 2 or not all(n.isdecimal() for n in numbers) or not 1 <= int(numbers[0]) <= int(numbers[1]):
             raise ValueError(f"{shard} is not a share such as 1/4, which is the first of four")
         return shard
+
+    @model_validator(mode="after")
+    def _one_protocol(self) -> Self:
+        if self.probe and self.learning_rates:
+            raise ValueError("--probe trains no model, and takes no --learning_rates: give one of them")
+        return self
+
+    @property
+    def protocol(self) -> Protocol:
+        """How the model and its floors are scored."""
+        return PROBE if self.probe else super().protocol

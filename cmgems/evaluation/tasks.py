@@ -4,16 +4,19 @@ A task says what its classes are, where its splits lie and how a model is fine-t
 errors. Tasks that have much in common share it by YAML's own means (`&name`, `*name` and `<<:`).
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cmgems.config import OpenShare, Settings, Share, describe_validation_error, read_mapping
 from cmgems.errors import UserError
+from cmgems.evaluation.protocols import PROTOCOLS, Protocol
 
 SUITES = Path(__file__).parent / "suites"
 
+LearningRate = Annotated[float, Field(gt=0)]
 FileNames = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
 
@@ -34,8 +37,8 @@ class Recipe(Settings):
     AdamW's betas are 0.9 and 0.999, its epsilon 1e-8; the norm of the gradient is clipped at 1.
     """
 
-    learning_rate: float = Field(gt=0)
-    """Peak learning rate."""
+    learning_rate: LearningRate | Annotated[list[LearningRate], Field(min_length=1)]
+    """Peak learning rate; of a list the one whose fine-tuning scores highest on the validation split."""
     batch: int = Field(ge=1)
     """Sequences an optimizer step, over all processes."""
     epochs: int | None = Field(default=None, ge=1)
@@ -53,6 +56,20 @@ class Recipe(Settings):
     evaluate_every: int | None = Field(default=None, ge=1)
     """Optimizer steps between two evaluations, of which the best by MCC gives the model; the last step is evaluated
     too. Empty: the model of the last step."""
+
+    @field_validator("learning_rate", mode="wrap")
+    @classmethod
+    def _one_or_several(cls, value: Any, validate: Callable[[Any], float | list[float]]) -> float | list[float]:
+        try:
+            rates = validate(value)
+        except ValidationError:
+            raise ValueError(f"give a positive number, or a list of positive numbers (it is {value!r})") from None
+        return sorted(set(rates)) if isinstance(rates, list) else rates
+
+    @property
+    def learning_rates(self) -> list[float]:
+        """The learning rates to choose from, in ascending order."""
+        return self.learning_rate if isinstance(self.learning_rate, list) else [self.learning_rate]
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
@@ -100,7 +117,19 @@ class Task(Settings):
     def _evaluations_have_data(self) -> Self:
         if self.files.dev is None and self.recipe.evaluate_every is not None:
             raise ValueError(f"{self.name}: recipe.evaluate_every needs a validation split, and files.dev is null")
+        if self.files.dev is None and len(self.recipe.learning_rates) > 1:
+            raise ValueError(f"{self.name}: recipe.learning_rate: {_NOTHING_TO_CHOOSE_BY}")
         return self
+
+    def with_learning_rates(self, rates: list[float]) -> "Task":
+        """Return the task with other learning rates to choose from. Raises UserError if it has no validation split."""
+        if self.files.dev is None and len(set(rates)) > 1:
+            raise UserError(f"task {self.name}: --learning_rates: {_NOTHING_TO_CHOOSE_BY}")
+        recipe = Recipe.model_validate(self.recipe.model_dump() | {"learning_rate": rates})
+        return self.model_copy(update={"recipe": recipe})
+
+
+_NOTHING_TO_CHOOSE_BY = "a choice of several needs a validation split, and files.dev is null: give a single rate"
 
 
 class Suite(Settings):
@@ -125,6 +154,18 @@ class Suite(Settings):
             if names.count(name) > 1:
                 raise ValueError(f"two tasks are named {name}")
         return tasks
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_protocols(cls, name: str) -> str:
+        suffix = next((p.suffix for p in PROTOCOLS.values() if p.suffix and name.endswith(p.suffix)), None)
+        if suffix is not None:
+            raise ValueError(f"a name that ends with {suffix} is kept for scores of another suite; take another name")
+        return name
+
+    def under(self, protocol: Protocol) -> "Suite":
+        """Return the suite by the name that its scores by `protocol` have."""
+        return self.model_copy(update={"name": self.name + protocol.suffix})
 
     def choose(self, names: list[str]) -> list[Task]:
         """Return the tasks with these names, in the order of the suite; all without names."""

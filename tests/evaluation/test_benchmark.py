@@ -18,9 +18,9 @@ from cmgems import errors
 from cmgems.cli import main
 from cmgems.errors import UserError
 from cmgems.evaluation import finetuning
-from cmgems.evaluation.experiment import model_subject, run_folder
 from cmgems.evaluation.finetuning import start_processes
 from cmgems.evaluation.settings import BenchmarkConfig
+from cmgems.evaluation.subjects import model_subject, run_folder
 from cmgems.journal import Journal, Place
 from tests.evaluation.models import ours
 from tests.training.launching import ACCELERATE, DDP, ENVIRONMENT, REPOSITORY, forget_accelerator
@@ -240,6 +240,232 @@ def test_without_mlflow_the_scores_are_in_files_and_are_sent_the_next_time(place
     assert "toys/mcc/one" in MlflowClient(tracking_uri=mlflow_uri).get_run(parent).data.metrics
 
 
+def all_results(place):
+    """All results by their place, whatever the suite's name became, with the time of their file."""
+    folder = place / "run" / "downstream"
+    return {
+        str(path.parent.relative_to(folder)): (json.loads(path.read_text()), path.stat().st_mtime_ns)
+        for path in sorted(folder.glob("*/*/*/seed-*/result.json"))
+    }
+
+
+def mlflow_run(place, uri):
+    """The run that the results belong to, and the children of it."""
+    client = MlflowClient(tracking_uri=uri)
+    parent = client.get_run(json.loads((place / "run/downstream/mlflow.json").read_text())["run"])
+    mine = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    return parent, client.search_runs([parent.info.experiment_id], mine)
+
+
+def test_a_result_from_before_there_were_protocols_is_kept(place, mlflow_uri):
+    chosen = ("--tasks", "one", "--seeds", "1", "--no-floors")
+    benchmark(place, mlflow_uri, *chosen)
+    [(name, (result, _))] = all_results(place).items()
+    assert set(result["identity"]) == {
+        *("procedure", "data", "classes", "model", "recipe", "precision", "max_tokens"),
+    }
+    assert json.loads(result["identity"]["recipe"])["learning_rate"] == 1e-3
+    path = place / "run/downstream" / name / "result.json"
+    older = {field: value for field, value in result.items() if field not in ("protocol", "choice", "probe")}
+    path.write_text(json.dumps(older))
+    before = all_results(place)
+    benchmark(place, mlflow_uri, *chosen)
+    assert all_results(place) == before
+
+
+def test_a_probe_has_results_metrics_and_a_table_of_its_own(place, mlflow_uri, capsys):
+    chosen = ("--tasks", "one")
+    benchmark(place, mlflow_uri, *chosen, "--seeds", "1", "--no-floors")
+    tuned = all_results(place)
+    assert set(tuned) == {"toys/step-00000100/one/seed-42"}
+    capsys.readouterr()
+    benchmark(place, mlflow_uri, *chosen, "--probe")
+    there = all_results(place)
+    subjects = ("step-00000100", "random-weights", "4-mer-regression")
+    probed = {f"toys-probe/{subject}/one/seed-{seed}" for subject in subjects for seed in (42, 43)}
+    assert set(there) == probed | set(tuned)
+    assert {name: there[name] for name in tuned} == tuned
+    for name in probed:
+        result = there[name][0]
+        assert (result["suite"], result["protocol"], result["recipe"]) == ("toys-probe", "probe", {})
+        assert result["choice"]["value"] == min(
+            (float(c) for c, score in result["choice"]["scores"].items() if score == result["dev_metrics"]["mcc"])
+        )
+        of_model = {"layers": 2, "features": 2 * 16}
+        expected = {"layers": 0, "features": 256} if "4-mer" in name else of_model
+        assert {key: result["probe"][key] for key in expected} == expected
+        assert result["probe"]["converged"] is True
+    output = capsys.readouterr().out
+    assert "suite toys-probe: 6 scores to have" in output
+    assert [line.split()[0] for line in output.split("\n\n")[-1].splitlines()[1:]] == ["task", "one"]
+
+    parent, children = mlflow_run(place, mlflow_uri)
+    names = {f"mcc{floor}{sd}" for floor in ("", "_random", "_kmers") for sd in ("", "_sd")}
+    assert {name for name in parent.data.metrics if "mcc" in name} == {"toys/mcc/one"} | {
+        f"toys-probe/{name}/one" for name in names
+    }
+    model = [there[f"toys-probe/step-00000100/one/seed-{seed}"][0] for seed in (42, 43)]
+    assert parent.data.metrics["toys-probe/mcc/one"] == pytest.approx(sum(r["metrics"]["mcc"] for r in model) / 2)
+    params = {child.info.run_name: child.data.params for child in children if child.data.tags["protocol"] == "probe"}
+    assert len(params) == 6
+    assert float(params["toys-probe step-00000100 one seed 42"]["C"]) == model[0]["choice"]["value"]
+
+    benchmark(place, mlflow_uri, *chosen, "--probe")
+    assert all_results(place) == there
+    assert capsys.readouterr().out.count("there already") == 6
+
+
+def test_a_probe_is_what_a_script_without_cmgems_computes(place, mlflow_uri):
+    chosen = ("--tasks", "one", "--no-floors", "--seeds", "1", "--evaluation_batch", "7")
+    benchmark(place, mlflow_uri, "--probe", *chosen)
+    folder = place / "run/downstream/toys-probe/step-00000100/one/seed-42"
+    files = [place / "data/one" / f"{split}.csv" for split in ("train", "dev", "test")]
+    script = [sys.executable, "tests/evaluation/probe_independently.py", place / "run/models/step-00000100"]
+    independent = json.loads(subprocess.check_output([*script, *files, "42", "3"], cwd=REPOSITORY))
+    choice = json.loads((folder / "result.json").read_text())["choice"]
+    assert choice["scores"] == pytest.approx({str(c): score for c, score in independent["scores"].items()})
+    assert choice["value"] == independent["chosen"]
+    with (folder / "predictions.csv").open() as file:
+        probabilities = [[float(row["probability_0"]), float(row["probability_1"])] for row in csv.DictReader(file)]
+    for mine, its in zip(probabilities, independent["probabilities"], strict=True):
+        assert mine == pytest.approx(its, abs=1e-4)
+
+
+def test_a_probe_is_computed_again_where_something_else_determines_it(place, mlflow_uri):
+    chosen = ("--tasks", "one", "--no-floors", "--probe", "--seeds", "1")
+    benchmark(place, mlflow_uri, *chosen)
+    [before] = all_results(place).values()
+    suite = yaml.safe_load((place / "toys.yaml").read_text())
+    suite["tasks"][0]["recipe"] = RECIPE | {"steps": 9}
+    (place / "toys.yaml").write_text(yaml.safe_dump(suite))
+    benchmark(place, mlflow_uri, *chosen)
+    assert [before] == list(all_results(place).values())  # nothing is fine-tuned by the recipe
+    (place / "toys.yaml").write_text(yaml.safe_dump(suite | {"metric": "f1"}))
+    benchmark(place, mlflow_uri, *chosen)
+    [after] = all_results(place).values()
+    assert after[1] > before[1]
+    assert (before[0]["identity"]["chosen by"], after[0]["identity"]["chosen by"]) == ("mcc", "f1")
+
+
+def test_an_untrained_start_is_a_column_beside_its_trained_model_and_a_point_at_step_0(place, mlflow_uri, capsys):
+    ours(place / "run/models/step-00000000", seed=1)
+    for step in ("step-00000100", "step-00000000"):
+        chosen = ("--tasks", "one", "--probe", "--seeds", "1", "--model", f"{place}/run/models/{step}")
+        benchmark(place, mlflow_uri, *chosen)
+    columns = capsys.readouterr().out.split("\n\n")[-1].splitlines()[1].split()
+    assert columns == ["task", "step-00000000", "step-00000100", "random-weights", "4-mer-regression"]
+    parent, _ = mlflow_run(place, mlflow_uri)
+    client = MlflowClient(tracking_uri=mlflow_uri)
+    for name, subjects in (
+        ("mcc", ("step-00000000", "step-00000100")),
+        ("mcc_random", 2 * ("random-weights",)),
+        ("mcc_kmers", 2 * ("4-mer-regression",)),
+    ):
+        points = {p.step: p.value for p in client.get_metric_history(parent.info.run_id, f"toys-probe/{name}/one")}
+        scores = [all_results(place)[f"toys-probe/{who}/one/seed-42"][0]["metrics"]["mcc"] for who in subjects]
+        assert points == dict(zip((0, 100), scores, strict=True))
+
+
+LEARNABLE = RECIPE | {"learning_rate": 1e-5, "steps": 30, "warmup_steps": 5, "evaluate_every": 10}
+
+
+@pytest.fixture
+def learnable(place):
+    """The place, with a recipe that is long enough for the right learning rate to show."""
+    suite = yaml.safe_load((place / "toys.yaml").read_text())
+    for task in suite["tasks"]:
+        task["recipe"] = LEARNABLE
+    (place / "toys.yaml").write_text(yaml.safe_dump(suite))
+    return place
+
+
+def test_the_dev_split_chooses_the_learning_rate_of_the_model_and_of_random_weights(learnable, mlflow_uri, capsys):
+    chosen = ("--tasks", "one", "--seeds", "1")
+    benchmark(learnable, mlflow_uri, *chosen)
+    with_the_recipes_own = all_results(learnable)
+    benchmark(learnable, mlflow_uri, *chosen, "--learning_rates", "1e30,1e-2,1e-9")
+    there = all_results(learnable)
+    subjects = ("step-00000100", "random-weights")
+    assert {name: there[name] for name in with_the_recipes_own} == with_the_recipes_own
+    assert set(there) - set(with_the_recipes_own) == {
+        f"toys-tuned/{subject}/one/seed-42" for subject in (*subjects, "4-mer-regression")
+    }
+    output = capsys.readouterr().out
+    for subject in subjects:
+        result = there[f"toys-tuned/{subject}/one/seed-42"][0]
+        assert (result["protocol"], result["recipe"]["learning_rate"]) == ("tuned", [1e-9, 1e-2, 1e30])
+        assert (result["choice"]["setting"], result["choice"]["value"]) == ("learning_rate", 1e-2)
+        absurd, right, diverged = (result["choice"]["scores"][rate] for rate in ("1e-09", "0.01", "1e+30"))
+        assert (right, diverged) == (result["dev_metrics"]["mcc"], None)
+        assert absurd < right
+        assert f"one, {subject}, seed 42, learning rate 0.01: mcc {right:.4f} on dev" in output
+        assert f"one, {subject}, seed 42, learning rate 1e+30: it diverged" in output
+        # The last update of step 20 has 19 behind it: after 5 of warm-up, 14 of 25 on the way to zero.
+        rates = [entry["learning_rate"] for entry in result["history"] if "loss" in entry]
+        assert rates == [pytest.approx(1e-2 * (1 - 14 / 25))]
+    parent, children = mlflow_run(learnable, mlflow_uri)
+    assert {"toys/mcc/one", "toys-tuned/mcc/one", "toys-tuned/mcc_random/one"} <= set(parent.data.metrics)
+    [child] = [child for child in children if child.info.run_name == "toys-tuned step-00000100 one seed 42"]
+    assert child.data.params["learning_rate"] == "0.01"
+
+    benchmark(learnable, mlflow_uri, *chosen, "--learning_rates", "1e-9,1e-2,1e30")
+    assert all_results(learnable) == there
+
+
+def test_a_chosen_learning_rate_gives_what_it_gives_alone_and_of_equals_the_smaller_is_taken(learnable, mlflow_uri):
+    chosen = ("--tasks", "one", "--seeds", "1", "--no-floors", "--learning_rates")
+    name = "toys-tuned/step-00000100/one/seed-42"
+    benchmark(learnable, mlflow_uri, *chosen, "1e-2,1e-9")
+    among, _ = all_results(learnable)[name]
+    benchmark(learnable, mlflow_uri, *chosen, "1e-2")
+    alone, _ = all_results(learnable)[name]
+    assert (among["choice"]["value"], alone["choice"]) == (1e-2, None)
+    same = ("metrics", "dev_metrics", "history", "best_step", "confusion")
+    assert {key: among[key] for key in same} == {key: alone[key] for key in same}
+    benchmark(learnable, mlflow_uri, *chosen, "2e-9,1e-9")
+    tied, _ = all_results(learnable)[name]
+    assert len(set(tied["choice"]["scores"].values())) == 1
+    assert tied["choice"]["value"] == 1e-9
+
+
+def test_a_task_may_have_several_learning_rates_of_its_own(learnable, mlflow_uri):
+    suite = yaml.safe_load((learnable / "toys.yaml").read_text())
+    suite["tasks"][0]["recipe"] = LEARNABLE | {"learning_rate": [1e-9, 1e-2]}
+    (learnable / "toys.yaml").write_text(yaml.safe_dump(suite))
+    benchmark(learnable, mlflow_uri, "--tasks", "one", "--seeds", "1", "--no-floors")
+    [(name, (result, _))] = all_results(learnable).items()
+    assert (name, result["protocol"]) == ("toys/step-00000100/one/seed-42", "fine-tuning")
+    assert result["choice"]["value"] == 1e-2
+
+
+def test_rates_that_all_diverge_are_a_failure(place, mlflow_uri, capsys):
+    with pytest.raises(SystemExit):
+        benchmark(
+            *(place, mlflow_uri, "--tasks", "one", "--seeds", "1", "--no-floors", "--learning_rates", "1e30,1e31")
+        )
+    assert "the fine-tuning diverged" in capsys.readouterr().err
+    assert all_results(place) == {}
+
+
+def test_several_learning_rates_and_no_dev_split_are_refused_before_anything_is_computed(place, mlflow_uri, capsys):
+    suite = yaml.safe_load((place / "toys.yaml").read_text())
+    suite["tasks"][1] |= {"files": {"dev": None}, "recipe": {k: v for k, v in RECIPE.items() if k != "evaluate_every"}}
+    (place / "toys.yaml").write_text(yaml.safe_dump(suite))
+    with pytest.raises(SystemExit) as exit_:
+        benchmark(place, mlflow_uri, "--learning_rates", "1e-4,1e-3")
+    assert exit_.value.code == 2
+    assert "task two: --learning_rates: a choice of several needs a validation split" in capsys.readouterr().err
+    assert all_results(place) == {}
+
+
+def test_a_probe_takes_no_learning_rates(place, mlflow_uri, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        benchmark(place, mlflow_uri, "--learning_rates", "1e-4", "--probe")
+    assert exit_.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "--probe trains no model, and takes no --learning_rates: give one of them" in line
+
+
 def test_a_model_in_a_runs_folder_belongs_to_that_run(tmp_path, monkeypatch):
     model = ours(tmp_path / "runs" / "demo" / "1" / "models" / "step-00003000")
     config = BenchmarkConfig(model=str(model), data="data")
@@ -343,6 +569,25 @@ def test_two_processes_score_as_one_does(place, mlflow_uri):
         assert float(mine["probability_1"]) == pytest.approx(float(theirs["probability_1"]), abs=1e-6)
     assert "one, step-00000100, seed 42, scored: mcc" in two.stdout
     assert (place / "together/downstream/toys/step-00000100/one/seed-42/model/config.json").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_choose_the_learning_rate_that_one_chooses(learnable, mlflow_uri):
+    path = learnable / "run/models/step-00000100/config.json"
+    without_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    path.write_text(json.dumps(json.loads(path.read_text()) | without_dropout))
+    choices = []
+    for launcher, output in ((("--num_processes", "1", "--cpu"), "alone"), (DDP, "together")):
+        run = finetune(learnable, mlflow_uri, launcher, output, "--learning_rates", "1e-9,1e-2,1e30")
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.count("learning rate 1e+30: it diverged") == 1
+        folder = learnable / output / "downstream/toys-tuned/step-00000100/one/seed-42"
+        choices.append(json.loads((folder / "result.json").read_text())["choice"])
+        assert (folder / "model/config.json").is_file()
+        assert [path.name for path in folder.iterdir() if "checkpoints" in path.name] == []
+    alone, together = choices
+    assert alone["value"] == together["value"] == 1e-2
+    assert together["scores"] == pytest.approx(alone["scores"], abs=1e-6)
 
 
 def test_fine_tuning_under_deepspeed_is_refused(monkeypatch):

@@ -157,3 +157,39 @@ def test_a_suite_is_a_mapping(write_suite, text):
 def test_every_suite_names_its_source():
     for path in SUITES.glob("*.yaml"):
         assert len(yaml.safe_load(path.read_text())["source"]) > 20
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("1.0e-4", [1e-4]), ("[1.0e-3, 3.0e-5, 1e-3]", [3e-5, 1e-3]), ("[2]", [2.0])]
+)
+def test_learning_rates_are_tried_in_ascending_order(write_suite, given, expected):
+    suite = load_suite(write_suite(OWN.replace("learning_rate: 1.0e-4", f"learning_rate: {given}")))
+    assert suite.tasks[0].recipe.learning_rates == expected
+
+
+@pytest.mark.parametrize("given", ["0", "-1.0e-4", "high", "[]", "[1.0e-4, 0]", ".inf"])
+def test_what_is_no_learning_rate_is_one_message(write_suite, given):
+    path = write_suite(OWN.replace("learning_rate: 1.0e-4", f"learning_rate: {given}"))
+    with pytest.raises(UserError) as error:
+        load_suite(path)
+    first, *others = str(error.value).splitlines()
+    assert "tasks.0.recipe.learning_rate: give a positive number, or a list of positive numbers (it is " in first
+    assert not any("tasks.0" in line for line in others)
+
+
+def test_a_choice_of_learning_rates_needs_a_validation_split(write_suite):
+    without_dev = OWN.replace("200\n", "200\n    files: {dev: null}\n")
+    several = without_dev.replace("learning_rate: 1.0e-4", "learning_rate: [1.0e-4, 1.0e-3]")
+    expected = r"enhancers/liver: recipe\.learning_rate: a choice of several needs a validation split"
+    with pytest.raises(UserError, match=expected):
+        load_suite(write_suite(several))
+    task = load_suite(write_suite(without_dev)).tasks[0]
+    with pytest.raises(UserError, match="task enhancers/liver: --learning_rates: a choice of several needs"):
+        task.with_learning_rates([1e-3, 1e-4])
+    assert task.with_learning_rates([1e-3]).recipe.learning_rates == [1e-3]
+
+
+@pytest.mark.parametrize("name", ["gue-probe", "mine-tuned"])
+def test_a_suite_has_no_name_that_scores_by_a_protocol_have(write_suite, name):
+    with pytest.raises(UserError, match=r"name: a name that ends with -.* is kept for scores of another suite"):
+        load_suite(write_suite(OWN.replace("name: mine", f"name: {name}")))

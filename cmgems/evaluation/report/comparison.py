@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cmgems.errors import UserError
+from cmgems.evaluation.protocols import PROTOCOLS, Protocol
 from cmgems.evaluation.report.published import SUITE, Published, published
 from cmgems.evaluation.results import Kind, Result, Score, group_score, read_results, task_scores
 from cmgems.evaluation.tasks import load_suite, suite_names
@@ -88,9 +89,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What there is of a suite."""
+    """What there is of a suite by a protocol."""
 
     suite: str
+    """Name of the suite with the protocol's suffix, as results have it."""
+    protocol: Protocol
     source: str
     """Where the suite comes from; empty if it does not ship with cmgems."""
     metric: str
@@ -105,6 +108,11 @@ class Comparison:
     def columns(self) -> list[Column]:
         """Models and floors."""
         return self.models + self.floors
+
+    @property
+    def base(self) -> str:
+        """Name of the suite alone."""
+        return self.suite.removesuffix(self.protocol.suffix)
 
     @property
     def is_few_shot(self) -> bool:
@@ -163,7 +171,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def compare(runs: Sequence[Run]) -> list[Comparison]:
-    """Put the runs side by side in each suite; suites of few-shot tasks come last."""
+    """Put the runs side by side in each suite and by each protocol; suites of few-shot tasks come last."""
     suites = sorted({result.suite for run in runs for result in run.results})
     return sorted((_compare_suite(suite, runs) for suite in suites), key=lambda comparison: comparison.is_few_shot)
 
@@ -202,7 +210,9 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 
 def _compare_suite(suite: str, runs: Sequence[Run]) -> Comparison:
     results = [result for run in runs for result in run.results if result.suite == suite]
-    shipped = load_suite(suite) if suite in suite_names() else None
+    protocol = PROTOCOLS[results[0].protocol]
+    base = suite.removesuffix(protocol.suffix)
+    shipped = load_suite(base) if base in suite_names() else None
     metric = shipped.metric if shipped else results[0].metric
     rows = [TaskRow(t.name, t.species, t.kind, t.group, t.shots) for t in shipped.tasks] if shipped else []
     known = {row.name for row in rows}
@@ -214,7 +224,7 @@ def _compare_suite(suite: str, runs: Sequence[Run]) -> Comparison:
     floors = sorted(_merge(c for c in columns if c.kind != "model"), key=lambda floor: _KINDS.index(floor.kind))
     models = [column for column in columns if column.kind == "model"]
     table = published() if suite == SUITE and metric == "mcc" else None
-    return Comparison(suite, shipped.source if shipped else "", metric, rows, models, floors, table)
+    return Comparison(suite, protocol, shipped.source if shipped else "", metric, rows, models, floors, table)
 
 
 def _columns(run: Run, suite: str, metric: str) -> list[Column]:

@@ -80,15 +80,26 @@ def report_files(output: Path) -> list[Path]:
 
 
 def _sections(runs: Sequence[Run]) -> list[Section]:
-    """One for each suite, with the pretraining before the few-shot ones; at the end what is in the data."""
+    """One for each suite and protocol, with the pretraining before the few-shot ones; at the end what the data is."""
     comparisons = compare(runs)
     suites = [_suite_section(comparison) for comparison in comparisons if not comparison.is_few_shot]
     few_shot = [_few_shot_section(comparison) for comparison in comparisons if comparison.is_few_shot]
     integrity = [
-        Section(f"What is in the data: {comparison.suite}", [], [tables.integrity_table(comparison)], [])
-        for comparison in comparisons
+        Section(f"What is in the data: {suite}", [], [tables.integrity_table(of_suite)], [])
+        for suite, of_suite in _by_suite(comparisons).items()
     ]
     return suites + _pretraining_sections(runs) + few_shot + integrity
+
+
+def _by_suite(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
+    suites: dict[str, list[Comparison]] = {}
+    for comparison in comparisons:
+        suites.setdefault(comparison.base, []).append(comparison)
+    return suites
+
+
+def _title(comparison: Comparison) -> str:
+    return f"Suite {comparison.base}" + (f", {comparison.protocol.title}" if comparison.protocol.title else "")
 
 
 def _suite_section(comparison: Comparison) -> Section:
@@ -100,7 +111,7 @@ def _suite_section(comparison: Comparison) -> Section:
     ]
     pictures = [figures.differences(comparison), figures.efficiency(comparison)]
     return Section(
-        f"Suite {comparison.suite}",
+        _title(comparison),
         _about(comparison),
         [table for table in shown if table and table.rows],
         [picture for picture in pictures if picture],
@@ -110,9 +121,7 @@ def _suite_section(comparison: Comparison) -> Section:
 def _few_shot_section(comparison: Comparison) -> Section:
     picture = figures.few_shot(comparison)
     about = [*_about(comparison), "Few-shot tasks: each is trained on so many sequences of each class."]
-    return Section(
-        f"Suite {comparison.suite}", about, [tables.few_shot_table(comparison)], [picture] if picture else []
-    )
+    return Section(_title(comparison), about, [tables.few_shot_table(comparison)], [picture] if picture else [])
 
 
 def _pretraining_sections(runs: Sequence[Run]) -> list[Section]:
@@ -133,7 +142,8 @@ def _about(comparison: Comparison) -> list[str]:
     source = comparison.source or (
         "A suite that does not ship with cmgems: tasks without any result are not known here, nor shown."
     )
-    return [source] + ([f"Published scores: {SOURCE}."] if comparison.published else [])
+    published = [f"Published scores: {SOURCE}."] if comparison.published else []
+    return [source, comparison.protocol.about, *published]
 
 
 def _render(runs: Sequence[Run], sections: Sequence[Section]) -> str:

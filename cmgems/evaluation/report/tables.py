@@ -166,8 +166,11 @@ def setting_name(task: TaskRow) -> str:
     return f"{task.shots:,}" if task.shots is not None else f"setting {task.name.rpartition('/')[2]}"
 
 
-def integrity_table(comparison: Comparison) -> Table:
-    """Sequences that occur more than once, ambiguous nucleotides, and sequences longer than a model's input."""
+def integrity_table(comparisons: Sequence[Comparison]) -> Table:
+    """Sequences that occur more than once, ambiguous nucleotides, and sequences longer than a model's input.
+
+    `comparisons` are those of a suite by all protocols: they have the same data.
+    """
     headings = [
         Heading("Rows", ["train", "dev", "test"], ""),
         Heading("Rows that repeat one of their split", ["train", "dev", "test"], ""),
@@ -177,9 +180,9 @@ def integrity_table(comparison: Comparison) -> Table:
         Heading("Sequences", ["longer than the input"], ""),
     ]
     rows = []
-    for task in comparison.tasks:
+    for task in dict.fromkeys(task for comparison in comparisons for task in comparison.tasks):
         found: dict[str, list[tuple[Column, Result]]] = {}
-        for column in comparison.columns:
+        for column in [column for comparison in comparisons for column in comparison.columns]:
             for result in column.results:
                 if result.task == task.name:
                     found.setdefault(json.dumps([result.integrity, result.ambiguous]), []).append((column, result))
@@ -360,7 +363,7 @@ def _marks_explained(comparison: Comparison) -> list[str]:
         if comparison.published is None
         else "Bold: the highest of a row, once among the models of the runs and once among the published ones, which "
         "are of one seed each. Floors are never bold.",
-        "≤ floor: not above the mean of the same run's random weights, fine-tuned in the same way; pretraining has "
+        "≤ floor: not above the mean of the same run's random weights, scored in the same way; pretraining has "
         "brought nothing there. A model whose run has no scores of random weights has no such mark.",
     ]
     if any(result.resplit for column in comparison.columns for result in column.results):

@@ -329,6 +329,29 @@ def test_a_suite_of_ones_own_is_shown_by_its_results(run, report, make_task):
     assert "tasks without any result are not known here" in page.text
 
 
+def test_each_protocol_has_a_section_without_the_published_scores_of_another(run, report):
+    for suffix, protocol, score in (("", "fine-tuning", 0.6), ("-probe", "probe", 0.5), ("-tuned", "tuned", 0.7)):
+        write_scores(run, GUE["tf/0"], [score], suite=f"gue{suffix}", protocol=protocol)
+        write_scores(run, GUE["tf/0"], [0.4], suite=f"gue{suffix}", protocol=protocol, subject="random-weights")
+    page = report()
+    titles = re.findall("<h2>(.*?)</h2>", page.source)
+    assert titles == [
+        *("Suite gue", "Suite gue, probed", "Suite gue, fine-tuned with a chosen learning rate"),
+        "What is in the data: gue",
+    ]
+    expected = {0: "60.00 (1)", 1: "50.00 (1)", 2: "70.00 (1)"}
+    assert {number: page.row("tf/0", "task", number)[0] for number in expected} == expected
+    own = ["step 10,000", "random weights"]
+    assert page.columns("task", 0)[:2] == page.columns("task", 1) == page.columns("task", 2) == own
+    _, of_fine_tuning, probed, tuned, _ = page.source.split("<h2>")
+    assert ("Published scores: " in of_fine_tuning, "<b>67.99</b>" in of_fine_tuning) == (True, True)
+    for section, about in ((probed, "the model stays frozen"), (tuned, "but for the learning rate")):
+        assert about in section
+        assert "67.99" not in section
+        assert "EMP/H3" in section  # all tasks of the suite, as it ships
+    assert page.row("tf/0", "task", 3)[:3] == ["1,000", "100", "120"]
+
+
 def test_pictures_are_in_the_page_and_beside_it(run, report, tmp_path):
     for step, score in ((5000, 0.5), (10000, 0.6)):
         write_score(run, GUE["tf/0"], score, subject=f"step-{step:08d}")
