@@ -32,7 +32,8 @@ def draw_validation(
             label = f" {switch.to_stage} from here"
             axes.annotate(label, (switch.step, 0.9), xycoords=("data", "axes fraction"), color="tab:red", va="top")
         axes.set(xlabel="optimizer step", xlim=(0, None))
-        axes.legend(fontsize="small")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
     return figure
 
 
