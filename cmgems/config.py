@@ -246,7 +246,7 @@ class ModelConfig(Settings):
     """Standard deviation of the random initial weights (BERT's 0.02 suits a width of 768; narrow models want more)."""
     embedding_init: Literal["normal", "nucleotides"] = "normal"
     """Initial k-mer embeddings: independent of each other, or composed of vectors of their nucleotides."""
-    embedding_scale: float = Field(default=0.2, gt=0)
+    embedding_scale: float = Field(default=0.4, gt=0)
     """Standard deviation of the initial k-mer embeddings (`nucleotides` only)."""
     nucleotide_share: OpenShare = 0.9
     """Share of the initial embeddings' variance that the nucleotides make; the rest is noise (`nucleotides` only)."""
@@ -256,7 +256,7 @@ class ModelConfig(Settings):
     """Root mean square of the initial sinusoids relative to the k-mer embeddings' (`sinusoidal` only)."""
     attention_init: Literal["normal", "neighbours"] = "normal"
     """Initial queries and keys of the first layer: random, or such that each head attends to tokens at most k away."""
-    attention_scale: float = Field(default=1.0, gt=0)
+    attention_scale: float = Field(default=2.0, gt=0)
     """Weight of the sinusoids in those queries and keys: the larger, the sharper (`neighbours` only)."""
     max_positions: int = Field(default=512, ge=8)
     """Longest input, in tokens, [CLS] and [SEP] included."""

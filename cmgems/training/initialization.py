@@ -67,11 +67,12 @@ def _frequencies(positions: int, hidden: int) -> Tensor:
 
 
 def neighbour_offsets(heads: int, k: int) -> list[float]:
-    """Tokens between a token and the one that each head looks at first: evenly spread over -k to k, 0 left out."""
-    left = -(-heads // 2)
-    return [
-        side * k * (place + 1) / number for side, number in ((-1, left), (1, heads - left)) for place in range(number)
-    ]
+    """Distances in tokens at which the first heads start to look, evenly spread over -k to k without 0. The last quarter
+    of the heads has none: they start by looking everywhere alike."""
+    local = heads - heads // 4
+    left = -(-local // 2)
+    sides = ((-1, left), (1, local - left))
+    return [side * k * (place + 1) / number for side, number in sides for place in range(number)]
 
 
 def _compose_embeddings(bert: BertForMaskedLM, config: ModelConfig, k: int, random: torch.Generator) -> None:

@@ -61,8 +61,10 @@ def test_an_odd_width_has_a_column_without_a_wave():
     assert sinusoids(positions=8, hidden=7)[:, -1].tolist() == [0] * 8
 
 
-@pytest.mark.parametrize(("heads", "expected"), [(1, [-6]), (2, [-6, 6]), (4, [-3, -6, 3, 6]), (3, [-3, -6, 6])])
-def test_offsets_are_spread_over_both_sides(heads, expected):
+@pytest.mark.parametrize(
+    ("heads", "expected"), [(1, [-6]), (2, [-6, 6]), (4, [-3, -6, 6]), (8, [-2, -4, -6, 2, 4, 6]), (3, [-3, -6, 6])]
+)
+def test_three_quarters_of_the_heads_look_at_both_sides(heads, expected):
     assert neighbour_offsets(heads, k=6) == expected
 
 
@@ -71,9 +73,10 @@ def test_each_head_of_the_first_layer_attends_to_its_neighbour():
     bert.set_attn_implementation("eager")
     ids = torch.randint(5, 4101, (1, 64), generator=torch.Generator().manual_seed(0))
     first = bert.bert(ids, output_attentions=True).attentions[0][0]
-    for head, offset in zip(first, neighbour_offsets(4, k=6), strict=True):
+    for head, offset in zip(first, neighbour_offsets(4, k=6), strict=False):
         looked_at = head[20:44].argmax(dim=1) - torch.arange(20, 44)
         assert (looked_at - offset).abs().median() <= 1
+    assert first[-1].max() < 0.2  # the last one looks everywhere
 
 
 def test_each_choice_changes_its_own_weights_alone():
