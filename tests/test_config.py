@@ -60,6 +60,33 @@ def test_every_recipe_loads_and_is_named_as_its_file(name):
     assert load_config(["--config", name, *CORPUS]).name == name
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_recipe_has_a_twin_that_differs_in_its_initial_weights_alone(name):
+    own, twin = (load_config(["--config", recipe, *CORPUS]) for recipe in (name, f"{name}+nucleotides"))
+    assert twin.name == f"{name}-nucleotides"
+    initial = {"embedding_init": "nucleotides", "position_init": "sinusoidal", "attention_init": "neighbours"}
+    assert twin == own.model_copy(update={"name": twin.name, "model": own.model.model_copy(update=initial)})
+    assert own.model.embedding_init == own.model.position_init == own.model.attention_init == "normal"
+
+
+def test_a_recipe_in_a_file_has_variants_too(tmp_path):
+    recipe = minimal_recipe(tmp_path, None)
+    config = load_config(["--config", f"{recipe}+nucleotides", "--model.embedding_scale", "0.1"])
+    assert (config.name, config.model.embedding_init) == ("test-nucleotides", "nucleotides")
+    assert config.model.embedding_scale == 0.1
+
+
+def test_a_file_whose_name_has_a_plus_is_a_file(tmp_path):
+    path = tmp_path / "a+nucleotides"
+    path.write_text((tmp_path / minimal_recipe(tmp_path, None)).read_text())
+    assert load_config(["--config", str(path)]).name == "test"
+
+
+def test_an_unknown_variant_is_named():
+    with pytest.raises(UserError, match=r"no variant codons\. Variants: nucleotides"):
+        load_config(["--config", "logo-span-15+codons", *CORPUS])
+
+
 def test_the_recipes_cover_each_curriculum_model_and_mask_rate():
     curricula = ("cm-gems", "cm-step", "genemask", "global", "span", "widening-span", "reversed")
     expected = {f"{m}-{c}-{r}" for m in ("dnabert", "logo") for c in curricula for r in (15, 30)}

@@ -20,6 +20,7 @@ REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
 
+TRAINING = (REPOSITORY / "docs" / "training.md").read_text()
 DOWNSTREAM = (REPOSITORY / "docs" / "downstream.md").read_text()
 
 RUN_ELSEWHERE = {
@@ -118,6 +119,8 @@ def test_the_commands_for_a_genome_of_ones_own(workplace):
     assert "6-mers" in run(prepare, workplace)
     assert "NPMI of 4,096 6-mers" in run(npmi, workplace)
     assert "mlflow ui" in run(f"{launch} {SHRUNK}", workplace)
+    twin = next(command for command in commands(TRAINING) if "+nucleotides" in command)
+    assert "bits per hidden base" in run(f"{twin} {SHRUNK}", workplace)
     check_ui(ui, workplace)
     [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     run(f"{sys.executable} -c '{code.replace('step-00010000', 'step-00000003')}'", workplace)

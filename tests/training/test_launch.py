@@ -1,5 +1,6 @@
 """Real processes, started by `accelerate launch`: the same training however it is launched, and no silent fallback."""
 
+import hashlib
 import json
 import os
 import platform
@@ -29,6 +30,22 @@ def test_two_processes_with_deepspeed_zero_2_train_as_one(pretrain, tmp_path):
     for rank in (0, 1):
         assert f"rank {rank}: stage 'global' masks from step 8 on" in finished.stderr
     assert (tmp_path / "run/models/step-00000012/model.safetensors").exists()
+
+
+@slow
+def test_every_launch_starts_from_the_same_weights_bit_for_bit(pretrain, tmp_path):
+    variant = {"embedding_init": "nucleotides", "position_init": "sinusoidal", "attention_init": "neighbours"}
+    settings = [argument for name, value in variant.items() for argument in (f"--model.{name}", value)]
+    settings += ["--checkpoint.milestones", "0", "--training.steps", "8", "--optimizer.warmup_steps", "1"]
+    digests = {}
+    for name, processes in (("ddp", 1), ("ddp", 2), ("zero2", 2), ("zero3", 1), ("zero3", 2)):
+        output = tmp_path / f"{name}-{processes}"
+        finished = pretrain(config(name, processes), *settings, "--output", str(output))
+        assert finished.returncode == 0, finished.stderr
+        start, end = (output / f"models/step-{step:08d}/model.safetensors" for step in (0, 8))
+        digests[output.name] = hashlib.sha256(start.read_bytes()).hexdigest()
+        assert start.read_bytes() != end.read_bytes()
+    assert len(set(digests.values())) == 1, digests
 
 
 @pytest.mark.matrix  # one of the launches that test_exact compares is of this kind
