@@ -14,6 +14,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -23,13 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.growth import as_json, save
 from benchmarks.masking_statistics import table, write_between_markers
 from benchmarks.measure import REPOSITORY, machine
 from benchmarks.runs import SCRIPT
 from cmgems.config import PrepareConfig, PretrainConfig, load_config
-from cmgems.errors import exit_on_user_error
+from cmgems.errors import UserError, exit_on_user_error
 from cmgems.journal import read_contents
 from cmgems.sequence.corpus import load_corpus, prepare_corpus
 
@@ -65,8 +68,8 @@ ENDPOINTS = {
     "half of the k-mer frequencies' perplexity": ("ppl_vs_unigram/{}", 0.5, None),
     "a tenth of it": ("ppl_vs_unigram/{}", 0.1, None),
     "visible bases read": ("ppl/{}", 1.0, "ppl/{}_composition"),
-    "bits 5 % below composition": ("bits/{}", 0.95, "bits/{}_composition"),
-    "bits below best Markov chain": ("bits/{}", 1.0, "bits/{}_chain"),
+    "bits 5 % below the composition's": ("bits/{}", 0.95, "bits/{}_composition"),
+    "bits below the best Markov chain's": ("bits/{}", 1.0, "bits/{}_chain"),
 }
 """The metric that has to fall, by masking, and below what: a factor, times another metric or 1."""
 
@@ -191,7 +194,7 @@ def prepare(path: Path, genomes: list[str], validation: list[str]) -> None:
     if not path.exists():
         prepare_corpus(config, path)
     elif load_corpus(path).manifest["config"] != config.model_dump(mode="json"):
-        sys.exit(f"{path} was prepared from other genomes or settings: remove it, or name another --work")
+        raise UserError(f"{path} was prepared from other genomes or settings: remove it, or name another --work")
 
 
 def arguments(run: Run, work: Path, steps: int) -> list[str]:
@@ -226,7 +229,10 @@ def train_all(runs: Sequence[Run], options: argparse.Namespace, work: Path) -> l
         with (work / f"{run.name}.log").open("ab") as log:
             command = [sys.executable, SCRIPT, *arguments(run, work, options.steps)]
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-            process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+            # In a session of its own: of a Ctrl-C it gets the one signal that is sent below.
+            process = subprocess.Popen(
+                command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
             processes.add(process)
             return process.wait()
 
@@ -293,15 +299,14 @@ def write_all(results: list[Result], config: PretrainConfig, options: argparse.N
 
 def as_numbers(result: Result) -> dict[str, Any]:
     """A run for the JSON file: baselines, which are the same at all evaluations, once, and metrics in columns."""
-    ending = ("_composition", "_chain")
-    last = result.last
-    columns = [name for name in last if name.startswith(("ppl", "bits", "bases_right")) and not name.endswith(ending)]
+    left_out, last = ("_composition", "_chain", "/stage"), result.last
+    columns = [name for name in last if "/" in name and not name.endswith(left_out)]
     return {
         **asdict(result.run),
         "masking": result.masking,
         "switch": result.switch,
         "endpoints": result.endpoints,
-        "baselines": {name: value for name, value in last.items() if name.endswith(ending)},
+        "baselines": {name: value for name, value in last.items() if name.endswith(left_out[:2])},
         "evaluations": {
             "step": list(result.evaluations),
             # Metrics that are not finite are not logged.
@@ -314,16 +319,19 @@ def describe(config: PretrainConfig, genomes: Iterable[str]) -> str:
     """What the tables are of."""
     model, training = config.model, config.training
     tokens = training.global_batch * model.max_positions
-    return (
-        f"Optimizer steps until the first evaluation (there is one every {config.evaluation.every} steps) at which the "
-        "validation perplexity under the curriculum's own masking (CM-GEMS: GeneMask) is below half, and below a "
-        "tenth, of what the k-mer frequencies score; below what a model scores that reads every visible base off the "
-        "neighbouring k-mers and knows the base composition alone for the hidden ones; and at which the bits per "
-        "hidden base are 5 % below those of the base composition, and below those of the best Markov chain. Median of "
-        f"the seeds, and range; the ratio is that of the medians. {model.layers} layers of width {model.hidden}, "
-        f"{tokens:,} tokens a step, peak learning rate {config.optimizer.learning_rate:g}; windows of "
-        f"{' and '.join(f'`{name}`' for name in genomes)}. CM-GEMS changes from GeneMask to Global-PMI as soon as the "
-        "perplexity falls by less than 10 % from one evaluation to the next."
+    return textwrap.fill(
+        f"Optimizer steps until an evaluation (every {config.evaluation.every} steps, under the curriculum's own "
+        "masking; for CM-GEMS, GeneMask) first finds the perplexity below half, then below a tenth of that of the "
+        "k-mer frequencies; below that of reading every visible base off the other k-mers and predicting the hidden "
+        "ones by their composition; the bits per hidden base 5 % below those of the composition; and below those of "
+        "the best Markov chain. Median over the seeds (range); the ratio is that of the medians. The model has "
+        f"{model.layers} layers of width {model.hidden} and is trained on {tokens:,} tokens per step from "
+        f"{', '.join(f'`{name}`' for name in genomes)}, with a peak learning rate of "
+        f"{config.optimizer.learning_rate:g}. CM-GEMS switches from GeneMask to Global-PMI when the perplexity falls "
+        "by less than 10 % from one evaluation to the next.",
+        width=125,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 
@@ -409,8 +417,6 @@ def show_switches(results: Sequence[Result]) -> str:
 
 def draw(results: Sequence[Result], path: Path) -> None:
     """Validation perplexity against steps: a panel for each curriculum, a thin line for each run."""
-    from matplotlib import pyplot as plt
-
     curricula = list(by_start(results))
     columns = min(2, len(curricula))
     size = -(-len(curricula) // columns)
@@ -432,6 +438,10 @@ def draw(results: Sequence[Result], path: Path) -> None:
         )
         axis.set(title=curriculum.title, yscale="log", xlim=(0, None), xlabel="optimizer step")
         axis.set_ylabel(f"perplexity ({curriculum.masking})")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:,g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.spines[["top", "right"]].set_visible(False)
     for axis in list(grid.flat)[len(curricula) :]:
         axis.remove()
