@@ -30,7 +30,9 @@ endif
 demo: $(VENV)/.installed
 	$(HIDE) OMP_NUM_THREADS=$(THREADS) $(BIN)/accelerate launch --config_file deepspeed_configs/zero2.yaml --num_processes 2 --main_process_port 0 \
 	    cmgems/pretrain.py --launch.distributed deepspeed --launch.zero_stage 2 --launch.processes 2 $(ARGS) --output $(RUN)
-	$(BIN)/cmgems benchmark --suite demo --data data/yeast-tasks --seeds 1 --model $$(ls -d $(RUN)/models/step-* | tail -1)
+	for protocol in "--probe --seeds 5" "--seeds 2"; do \
+	    $(BIN)/cmgems benchmark --suite demo --data data/yeast-tasks $$protocol --model $$(ls -d $(RUN)/models/step-* | tail -1) || exit; \
+	done
 
 test: unit slow
 

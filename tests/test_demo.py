@@ -2,6 +2,8 @@
 
 import math
 import os
+import re
+import statistics
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -66,13 +68,23 @@ def test_the_perplexity_trigger_causes_the_switch_after_at_least_three_evaluatio
     assert (stages[switch], stages[max(stages)]) == (1, 1)
 
 
-def test_the_model_ends_below_the_unigram_perplexity_under_every_masking(demo):
+def test_the_model_reads_visible_bases_off_its_neighbours(demo):
     _, run, corpus = demo
     unigram = unigram_perplexity(corpus.counts)
     assert unigram == pytest.approx(math.exp(-sum(p * math.log(p) for p in corpus.counts / corpus.counts.sum())))
     for masking in ("span", "genemask", "global_pmi"):
         perplexities = history(run, f"ppl/{masking}")
-        assert perplexities[max(perplexities)] < 0.5 * unigram
+        assert perplexities[max(perplexities)] < 0.05 * unigram
+
+
+def test_bits_per_hidden_base_stand_beside_their_baselines(demo):
+    output, run, _ = demo
+    for masking in ("span", "genemask", "global_pmi"):
+        bits = history(run, f"bits/{masking}")
+        composition = history(run, f"bits/{masking}_composition")
+        assert len(set(composition.values())) == 1
+        assert bits[max(bits)] == pytest.approx(composition[max(bits)], rel=0.03)
+        assert f"{masking} {bits[max(bits)]:.3f} (Markov chain " in output
 
 
 def test_it_says_what_happened_and_how_to_look_at_the_run(demo):
@@ -81,18 +93,45 @@ def test_it_says_what_happened_and_how_to_look_at_the_run(demo):
     assert "mlflow ui --backend-store-uri sqlite:///" in output
 
 
-def test_it_ends_with_the_score_of_a_downstream_task_beside_its_floors(demo):
-    output, run, _ = demo
+@pytest.fixture(scope="module")
+def scores(demo):
+    """MCC on the test split by protocol (`probe`, `fine-tuning`), subject and seed."""
+    _, run, _ = demo
+    found = {}
     client = mlflow.MlflowClient()
-    children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
-    scores = {child.data.tags["kind"]: child.data.metrics["test/mcc"] for child in children}
-    assert set(scores) == {"model", "random weights", "k-mer regression"}
-    assert all(score > 0.2 for score in scores.values())
-    last = client.get_run(run.info.run_id).data.metrics
-    assert last["demo/mcc/promoters"] == scores["model"]
-    assert last["demo/mcc_random/promoters"] == scores["random weights"]
-    title, names, row = output.strip().splitlines()[-3:]
-    assert title.startswith("mcc x 100 of the test split")
-    assert names.split() == ["task", "step-00003000", "random-weights", "4-mer-regression"]
-    shown = [f"{100 * scores[kind]:.2f}" for kind in ("model", "random weights", "k-mer regression")]
-    assert row.replace("(1)", "").split() == ["promoters", *shown]
+    for child in client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"):
+        protocol = {"demo-probe": "probe", "demo": "fine-tuning"}[child.data.tags["suite"]]
+        subject, seed = child.data.tags["subject"], int(child.data.params["seed"])
+        found.setdefault(protocol, {}).setdefault(subject, {})[seed] = child.data.metrics["test/mcc"]
+    return found
+
+
+MODEL, UNTRAINED, RANDOM, KMERS = "step-00001200", "step-00000000", "random-weights", "4-mer-regression"
+
+
+def mean(of_seeds):
+    return statistics.mean(of_seeds.values())
+
+
+def test_the_pretrained_model_is_above_all_its_floors(scores):
+    probe, fine_tuning = scores["probe"], scores["fine-tuning"]
+    for found in (probe, fine_tuning):
+        assert set(found) == {MODEL, UNTRAINED, RANDOM, KMERS}
+    assert all(set(of_seeds) == {42, 43, 44, 45, 46} for of_seeds in probe.values())
+    for floor in (UNTRAINED, RANDOM, KMERS):
+        assert mean(probe[MODEL]) > mean(probe[floor]), (floor, probe)
+    for floor in (UNTRAINED, RANDOM):
+        assert mean(fine_tuning[MODEL]) > mean(fine_tuning[floor]), (floor, fine_tuning)
+
+
+def test_it_ends_with_two_tables_that_are_in_mlflow_too(demo, scores):
+    output, run, _ = demo
+    last = mlflow.MlflowClient().get_run(run.info.run_id).data.metrics
+    for protocol, suite in (("probe", "demo-probe"), ("fine-tuning", "demo")):
+        assert last[f"{suite}/mcc/starts"] == pytest.approx(mean(scores[protocol][MODEL]))
+        assert last[f"{suite}/mcc_random/starts"] == pytest.approx(mean(scores[protocol][RANDOM]))
+    tables = [text.splitlines() for text in output.split("mcc x 100 of the test split")[1:]]
+    for (_, names, row, *_), found in zip(tables, (scores["probe"], scores["fine-tuning"]), strict=True):
+        assert names.split() == ["task", UNTRAINED, MODEL, RANDOM, KMERS]
+        shown = [f"{100 * mean(found[subject]):.2f}" for subject in (UNTRAINED, MODEL, RANDOM, KMERS)]
+        assert re.findall(r"(-?\d+\.\d\d)(?: ±| \()", row) == shown

@@ -20,6 +20,7 @@ from cmgems.evaluation.features import FeatureReader
 from cmgems.evaluation.finetuning import DivergedError, Machine, Outcome, fine_tune
 from cmgems.evaluation.inputs import Encoder, Rows, summarise_lengths
 from cmgems.evaluation.integrity import check_integrity
+from cmgems.evaluation.pooling import MeanPooledClassifier
 from cmgems.evaluation.probing import PENALTIES, probe
 from cmgems.evaluation.probing import PROCEDURE as PROBE_PROCEDURE
 from cmgems.evaluation.protocols import PROBE, Protocol
@@ -52,8 +53,7 @@ def load_tasks(config: ScoringConfig, names: list[str]) -> tuple[Suite, list[Tas
     """
     suite = load_suite(config.suite)
     tasks = suite.choose(names)
-    if config.learning_rates:
-        tasks = [task.with_learning_rates(config.learning_rates) for task in tasks]
+    tasks = [task.adapted(config.learning_rates, config.pooling) for task in tasks]
     return suite.under(config.protocol), tasks
 
 
@@ -95,7 +95,7 @@ class Experiment:
         if self.subject.kind == "k-mer regression":
             return identity | {"model": f"{K}-mers"}
         if not is_probe:
-            identity |= {"recipe": json.dumps(recipe.model_dump(mode="json"), sort_keys=True)}
+            identity |= {"recipe": json.dumps(recipe.described(), sort_keys=True)}
         return identity | {
             "model": digest(self.subject.source),
             "precision": self.machine.precision,
@@ -210,6 +210,8 @@ def _fine_tune(experiment: Experiment, data: TaskData, partial: Path, keep_model
     for rate in rates:
         title = experiment.title + f", learning rate {rate:g}" * (len(rates) > 1)
         model = load_classifier(experiment.subject.source, len(data.task.classes), recipe.dropout, experiment.seed)
+        if recipe.pooling == "mean":
+            model = MeanPooledClassifier(model, encoder)
         meanwhile = partial / f"checkpoints-{rate:g}"
         try:
             outcome = fine_tune(
@@ -263,7 +265,7 @@ def _result(experiment: Experiment, data: TaskData, scored: _Scored) -> Result:
         integrity=asdict(check_integrity(data)),
         lengths=scored.lengths,
         ambiguous=sum(sum(split.ambiguous) for split in data.splits.values()),
-        recipe=task.recipe.model_dump() if outcome else {},
+        recipe=task.recipe.described() if outcome else {},
         choice=scored.choice,
         probe=scored.probe,
         best_step=outcome.best_step if outcome else None,

@@ -116,7 +116,7 @@ def mean_hidden_states(
         }
         with _precision(machine.precision, device):
             hidden = _hidden_states(model, inputs, name)
-        found = _means(hidden, _is_own_token(inputs["attention_mask"], encoder), inputs["row_of_window"], len(batch))
+        found = _means(hidden, encoder.own_tokens(inputs["attention_mask"]), inputs["row_of_window"], len(batch))
         if means is None:
             means = np.empty((len(rows), *found.shape[1:]), dtype=np.float32)
         means[batch] = found.cpu().numpy()
@@ -142,13 +142,6 @@ def _hidden_states(model: Any, inputs: Mapping[str, torch.Tensor], name: str) ->
     if hidden is None:
         raise UserError(f"model {name} returns no hidden states: it can be fine-tuned, but not probed")
     return (hidden,) if isinstance(hidden, torch.Tensor) else tuple(hidden)
-
-
-def _is_own_token(attention_mask: torch.Tensor, encoder: Encoder) -> torch.Tensor:
-    """Which tokens [windows, tokens] are the sequence's own: neither special ones nor padding."""
-    position = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    end = attention_mask.sum(dim=1, keepdim=True) - len(encoder.after)
-    return (position >= len(encoder.before)) & (position < end)
 
 
 def _means(

@@ -72,6 +72,12 @@ class Encoder:
             found += [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
         return found
 
+    def own_tokens(self, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return which tokens [windows, tokens] are the sequence's own, bool: neither special ones nor padding."""
+        position = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        end = attention_mask.sum(dim=1, keepdim=True) - len(self.after)
+        return (position >= len(self.before)) & (position < end)
+
     def windows(self, ids: Ids) -> list[list[int]]:
         """Return the inputs that a sequence makes: its ids in one or more parts, each with the special tokens.
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+Pooling = Literal["model", "mean"]
 ProtocolName = Literal["fine-tuning", "tuned", "probe"]
 
 
@@ -28,10 +29,10 @@ FINE_TUNING = Protocol(
 TUNED = Protocol(
     name="tuned",
     suffix="-tuned",
-    title="fine-tuned with a chosen learning rate",
-    about="Fine-tuning by the task's recipe but for the learning rate: each model and seed has that of several which "
-    "scores highest on the validation split, the random weights too. Published scores are of one learning rate, and do "
-    "not compare.",
+    title="fine-tuned to fit the model",
+    about="Fine-tuning by the task's recipe but for the learning rate, of which each model and seed has the one that "
+    "scores highest on the validation split, or for what is classified: the mean of the last hidden states instead of "
+    "[CLS]. The random weights are fine-tuned in the same way. Published scores are not, and do not compare.",
 )
 PROBE = Protocol(
     name="probe",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from cmgems.config import TRACKING_URI, Settings
-from cmgems.evaluation.protocols import FINE_TUNING, PROBE, TUNED, Protocol
+from cmgems.evaluation.protocols import FINE_TUNING, PROBE, TUNED, Pooling, Protocol
 
 
 class ScoringConfig(Settings):
@@ -26,6 +26,9 @@ class ScoringConfig(Settings):
     """Longest input in tokens, special ones not counted; longer sequences are read in windows. Empty: the model's."""
     learning_rates: list[Annotated[float, Field(gt=0)]] = Field(default_factory=list)
     """Learning rates to choose from on the dev split, comma-separated; empty: the recipe's. Results are kept apart."""
+    pooling: Pooling | None = None
+    """What is classified: `model`, as its own classifier does ([CLS] in BERT), or `mean`, the mean of its last
+    hidden states; empty: the recipe's. Results are kept apart."""
     micro_batch: int = Field(default=32, ge=1)
     """Sequences a process computes at once in training, at most; gradient accumulation makes up the recipe's batch."""
     evaluation_batch: int = Field(default=64, ge=1)
@@ -44,7 +47,7 @@ class ScoringConfig(Settings):
     @property
     def protocol(self) -> Protocol:
         """How the model is scored."""
-        return TUNED if self.learning_rates else FINE_TUNING
+        return TUNED if self.learning_rates or self.pooling else FINE_TUNING
 
 
 class FinetuneConfig(ScoringConfig):
@@ -87,6 +90,8 @@ class BenchmarkConfig(ScoringConfig):
     def _one_protocol(self) -> Self:
         if self.probe and self.learning_rates:
             raise ValueError("--probe trains no model, and takes no --learning_rates: give one of them")
+        if self.probe and self.pooling:
+            raise ValueError("--probe takes the means of all layers, and no --pooling: give one of them")
         return self
 
     @property

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cmgems.config import OpenShare, Settings, Share, describe_validation_error, read_mapping
 from cmgems.errors import UserError
-from cmgems.evaluation.protocols import PROTOCOLS, Protocol
+from cmgems.evaluation.protocols import PROTOCOLS, Pooling, Protocol
 
 SUITES = Path(__file__).parent / "suites"
 
@@ -53,6 +53,9 @@ class Recipe(Settings):
     """Decoupled weight decay."""
     dropout: Share | None = None
     """Dropout probability on hidden states, in models of BERT's kind; empty: as the pretrained model has it."""
+    pooling: Pooling = "model"
+    """What is classified: `model`, what the model's own classifier takes ([CLS] in BERT), or `mean`, the mean of the
+    last hidden states over the sequence's tokens."""
     evaluate_every: int | None = Field(default=None, ge=1)
     """Optimizer steps between two evaluations, of which the best by MCC gives the model; the last step is evaluated
     too. Empty: the model of the last step."""
@@ -70,6 +73,11 @@ class Recipe(Settings):
     def learning_rates(self) -> list[float]:
         """The learning rates to choose from, in ascending order."""
         return self.learning_rate if isinstance(self.learning_rate, list) else [self.learning_rate]
+
+    def described(self) -> dict[str, Any]:
+        """Return all settings as JSON values, for results; without the pooling where it is the model's own, as results
+        from before there was a choice have none."""
+        return self.model_dump(mode="json", exclude={"pooling"} if self.pooling == "model" else set())
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
@@ -121,11 +129,15 @@ class Task(Settings):
             raise ValueError(f"{self.name}: recipe.learning_rate: {_NOTHING_TO_CHOOSE_BY}")
         return self
 
-    def with_learning_rates(self, rates: list[float]) -> "Task":
-        """Return the task with other learning rates to choose from. Raises UserError if it has no validation split."""
+    def adapted(self, rates: list[float], pooling: Pooling | None) -> "Task":
+        """Return the task with other learning rates to choose from, if any, and another pooling, unless None.
+
+        Raises UserError if there are several rates and no validation split.
+        """
         if self.files.dev is None and len(set(rates)) > 1:
             raise UserError(f"task {self.name}: --learning_rates: {_NOTHING_TO_CHOOSE_BY}")
-        recipe = Recipe.model_validate(self.recipe.model_dump() | {"learning_rate": rates})
+        changes = ({"learning_rate": rates} if rates else {}) | ({"pooling": pooling} if pooling else {})
+        recipe = Recipe.model_validate(self.recipe.model_dump() | changes)
         return self.model_copy(update={"recipe": recipe})
 
 

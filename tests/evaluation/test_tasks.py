@@ -185,8 +185,8 @@ def test_a_choice_of_learning_rates_needs_a_validation_split(write_suite):
         load_suite(write_suite(several))
     task = load_suite(write_suite(without_dev)).tasks[0]
     with pytest.raises(UserError, match="task enhancers/liver: --learning_rates: a choice of several needs"):
-        task.with_learning_rates([1e-3, 1e-4])
-    assert task.with_learning_rates([1e-3]).recipe.learning_rates == [1e-3]
+        task.adapted([1e-3, 1e-4], None)
+    assert task.adapted([1e-3], None).recipe.learning_rates == [1e-3]
 
 
 @pytest.mark.parametrize("name", ["gue-probe", "mine-tuned"])

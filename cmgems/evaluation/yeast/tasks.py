@@ -66,16 +66,38 @@ START = Flanks(80, 50)
 SPLICE = Flanks(65, 65)
 
 
+def is_task(name: str) -> bool:
+    """Return whether `make_examples` knows a task of this name."""
+    return _parse(name)[0] in TASKS
+
+
 def make_examples(name: str, chromosomes: list[Chromosome], seed: int) -> dict[str, list[Example]]:
-    """Return the examples of a task in `TASKS`, by split.
+    """Return the examples of a task in `TASKS`, by split; of `NAME-SHOTS` with so many training examples of each class.
 
     They are in the order of the genome, class after class in turn, and depend on the genome and the seed alone.
     """
+    task, shots = _parse(name)
     splits: dict[str, list[Example]] = {"train": [], "dev": [], "test": []}
     seen: set[str] = set()
     for chromosome in chromosomes:
-        splits[chromosome.split].extend(TASKS[name](chromosome, seed, seen))
+        splits[chromosome.split].extend(TASKS[task](chromosome, seed, seen))
+    if shots is not None:
+        splits["train"] = _few(splits["train"], shots, f"{seed}\t{name}")
     return splits
+
+
+def _parse(name: str) -> tuple[str, int | None]:
+    """Return the task and the number of its training examples of each class, if they are not all there are."""
+    task, _, shots = name.partition("-")
+    return (task, int(shots)) if shots.isdecimal() else (name, None)
+
+
+def _few(examples: list[Example], shots: int, key: str) -> list[Example]:
+    """Return `shots` examples of each class, or as many as there are, in their order."""
+    labels = np.array([example.label for example in examples])
+    order = shuffle(len(examples), key)
+    chosen = np.concatenate([order[labels[order] == label][:shots] for label in np.unique(labels)])
+    return [examples[index] for index in np.sort(chosen).tolist()]
 
 
 def promoters(chromosome: Chromosome, seed: int, seen: set[str]) -> list[Example]:

@@ -9,7 +9,7 @@ from cmgems.evaluation.data import read_task
 from cmgems.evaluation.tasks import load_suite
 from cmgems.evaluation.yeast import files
 from cmgems.evaluation.yeast.files import ensure_yeast_tasks
-from cmgems.evaluation.yeast.tasks import TASKS
+from cmgems.evaluation.yeast.tasks import TASKS, is_task
 from tests.evaluation.yeast.test_tasks import needs_yeast
 
 
@@ -27,6 +27,13 @@ def test_files_that_are_there_stay_and_others_are_not_asked_for(tmp_path):
     ensure_yeast_tasks(["yeast/strand", "elsewhere"], tmp_path)
     assert there.read_text() == "mine"
     assert [path.name for path in (tmp_path / "yeast").rglob("*.csv")] == ["test.csv"]
+
+
+def test_a_task_with_few_rows_is_one_that_can_be_made():
+    assert is_task("starts")
+    assert is_task("starts-500")
+    assert not is_task("starts-few")
+    assert not is_task("elsewhere-500")
 
 
 def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path):

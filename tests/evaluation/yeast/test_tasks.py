@@ -290,6 +290,21 @@ def data(tmp_path_factory):
     return {task.name: read_task(task, folder) for task in load_suite("yeast").tasks}, folder
 
 
+@pytest.mark.slow
+def test_a_task_can_have_few_training_rows_of_each_class_and_the_same_tests(data, tmp_path):
+    whole, _ = data
+    write_yeast_tasks(["starts-50"], tmp_path)
+    few = read_task(whole["starts"].task.model_copy(update={"folder": "yeast/starts-50"}), tmp_path)
+    assert few.train.class_counts(2) == [50, 50]
+    assert few.test.sequences == whole["starts"].test.sequences
+    assert few.dev.sequences == whole["starts"].dev.sequences
+    places = [whole["starts"].train.sequences.index(sequence) for sequence in few.train.sequences]
+    assert places == sorted(set(places))
+    write_yeast_tasks(["starts-50"], tmp_path / "again")
+    again, first = (folder / "yeast/starts-50/train.csv" for folder in (tmp_path / "again", tmp_path))
+    assert again.read_bytes() == first.read_bytes()
+
+
 def locate(sequence: str, genome: dict[str, str], names) -> list[tuple[str, int, bool]]:
     """All places of a sequence: the chromosome of `names`, where on the forward strand, whether on the reverse one."""
     return [
