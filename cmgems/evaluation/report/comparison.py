@@ -186,7 +186,7 @@ def _read_run(folder: Path, label: str) -> Run:
     for content in read_contents(folder):
         for name, value in content.get("metrics", {}).items():
             part, _, masking = name.partition("/")
-            if part == "ppl" and math.isfinite(value):
+            if part == "ppl" and math.isfinite(value) and not masking.endswith("_composition"):  # a baseline
                 perplexities[masking][content["step"]] = value
             if part == "ppl_vs_unigram" and value > 0 and content["step"] in perplexities[masking]:
                 unigrams[masking] = perplexities[masking][content["step"]] / value

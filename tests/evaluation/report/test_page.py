@@ -12,6 +12,7 @@ import pytest
 
 import cmgems
 from cmgems.errors import UserError
+from cmgems.evaluation.report.comparison import read_runs
 from cmgems.evaluation.report.page import report_files, write_report
 from cmgems.evaluation.report.published import published
 from cmgems.evaluation.results import Result, result_files, result_folder, write_result
@@ -84,7 +85,8 @@ def write_journal(run, perplexities, switch=None):
         names = ("span", "genemask", "global_pmi")
         metrics = {f"ppl/{name}": value * (1 + number / 5) for number, name in enumerate(names)}
         metrics |= {f"ppl_vs_unigram/{name}": metrics[f"ppl/{name}"] / 3500 for name in names}
-        journal.append({"time": 1, "step": step, "metrics": metrics | {"ppl/stage": value, "train/loss": 1.0}})
+        metrics |= {"ppl/stage": value, "ppl/span_composition": 4.0, "bits/span": 1.9, "train/loss": 1.0}
+        journal.append({"time": 1, "step": step, "metrics": metrics})
     if switch:
         journal.append({"tags": {"switch.1": "genemask to global", "switch.1.step": str(switch)}})
     journal.close()
@@ -375,6 +377,13 @@ def test_nothing_is_loaded_from_elsewhere(run, report):
     assert re.findall(r"""(?:src|href)\s*=\s*["'](?!#|data:)""", page.source) == []
     assert "@import" not in page.source
     assert "url(" not in page.source
+
+
+def test_perplexities_are_those_of_the_model_and_not_of_baselines(run):
+    write_score(run, GUE["tf/0"], 0.6)
+    write_journal(run, {500: 900.0, 1000: 40.0})
+    [found] = read_runs([run])
+    assert set(found.perplexities) == {"span", "genemask", "global_pmi", "stage"}
 
 
 def test_a_run_without_a_journal_has_no_perplexities(run, report):
