@@ -338,7 +338,7 @@ def test_each_protocol_has_a_section_without_the_published_scores_of_another(run
     page = report()
     titles = re.findall("<h2>(.*?)</h2>", page.source)
     assert titles == [
-        *("Suite gue", "Suite gue, probed", "Suite gue, fine-tuned with a chosen learning rate"),
+        *("Suite gue", "Suite gue, probed", "Suite gue, fine-tuned to fit the model"),
         "What is in the data: gue",
     ]
     expected = {0: "60.00 (1)", 1: "50.00 (1)", 2: "70.00 (1)"}
@@ -347,7 +347,7 @@ def test_each_protocol_has_a_section_without_the_published_scores_of_another(run
     assert page.columns("task", 0)[:2] == page.columns("task", 1) == page.columns("task", 2) == own
     _, of_fine_tuning, probed, tuned, _ = page.source.split("<h2>")
     assert ("Published scores: " in of_fine_tuning, "<b>67.99</b>" in of_fine_tuning) == (True, True)
-    for section, about in ((probed, "the model stays frozen"), (tuned, "but for the learning rate")):
+    for section, about in ((probed, "the model stays frozen"), (tuned, "the learning rate, of which each model")):
         assert about in section
         assert "67.99" not in section
         assert "EMP/H3" in section  # all tasks of the suite, as it ships
