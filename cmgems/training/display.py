@@ -101,11 +101,11 @@ class Display:
         self.line(f"step {step}  validation perplexity: stage {stage} {perplexity['stage']:.1f}  ({fixed})")
         self.line(f"step {step}  {describe_bits(bits, baselines)}")
 
-    def plateau(self, step: int, perplexity: float, share: float) -> None:
-        """Say that the run is still on the plateau it began on."""
+    def plateau(self, step: int, perplexity: float, share: float, remedy: str) -> None:
+        """Say that the run is still on the plateau it began on, and what helps."""
         self.line(
-            f"step {step}  on a plateau: perplexity {perplexity:.1f} is {share:.0%} of what k-mer frequencies alone "
-            "score. A start that has none: --config RECIPE+nucleotides (docs/training.md); or change the learning rate"
+            f"step {step}  still on a plateau: perplexity {perplexity:.1f} is {share:.0%} of that of k-mer frequencies "
+            f"alone; {remedy}"
         )
 
     def line(self, text: str, every_rank: bool = False) -> None:

@@ -33,6 +33,11 @@ PLATEAU_STEPS = 1000
 PLATEAU_SHARE = 0.5
 """A run whose perplexity is above this share of the k-mer frequencies' own after so many steps has learned little
 else, and says so."""
+PLATEAU_REMEDIES = {
+    "normal": "a variant of the recipe has none: --config RECIPE+nucleotides (docs/training.md, Initial weights)",
+    "nucleotides": "try another optimizer.learning_rate, or a longer optimizer.warmup_steps",
+}
+"""What helps, by `model.embedding_init`."""
 
 
 class NonFiniteLossError(UserError):
@@ -253,7 +258,8 @@ class Trainer:
         self.tracker.metrics(step, {k: v for k, v in metrics.items() if math.isfinite(v)})
         display.evaluation(step, perplexity, stage, bits, self.progress.baselines)
         if step >= PLATEAU_STEPS and metrics["ppl_vs_unigram/stage"] > PLATEAU_SHARE:
-            display.plateau(step, perplexity["stage"], metrics["ppl_vs_unigram/stage"])
+            remedy = PLATEAU_REMEDIES[self.config.model.embedding_init]
+            display.plateau(step, perplexity["stage"], metrics["ppl_vs_unigram/stage"], remedy)
 
     def _advance_curriculum(self, evaluated: bool, display: Display) -> None:
         switch = self.controller.advance(self.progress.step, evaluated)

@@ -14,8 +14,9 @@ from cmgems.config import load_config, recipe_names
 from cmgems.errors import UserError
 from cmgems.pretrain import pretrain
 from cmgems.sequence.tokenizer import CLS, SEP, encode
+from cmgems.training import loop
 from cmgems.training.loop import NonFiniteLossError
-from cmgems.training.model import MaskedLanguageModel
+from cmgems.training.model import MaskedLanguageModel, build_model
 from tests.training.golden import GOLDEN_LOSSES
 from tests.training.launching import forget_accelerator, logged, newest_run
 from tests.training.launching import history_of as history
@@ -109,6 +110,28 @@ def failing_after(run_steps, forward):
         return forward(self, *arguments, **named)
 
     return wrapped
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [((), "--config RECIPE+nucleotides"), (("--model.embedding_init", "nucleotides"), "optimizer.learning_rate")],
+)
+def test_a_run_that_stays_on_the_plateau_says_so_and_what_helps(run, monkeypatch, capsys, settings, remedy):
+    monkeypatch.setattr(loop, "PLATEAU_STEPS", 8)
+    run(*settings)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "still on a plateau" in line]
+    assert [line.split("  ")[0] for line in lines] == ["step 8", "step 12"]
+    assert all(remedy in line for line in lines)
+
+
+def test_the_untrained_model_can_be_a_milestone(run, tiny_recipe, tiny_corpus, tmp_path):
+    run("--checkpoint.milestones", "[0, 8]")
+    folders = sorted(path.name for path in (tmp_path / "run/models").iterdir())
+    assert folders == ["step-00000000", "step-00000008", "step-00000012"]
+    found = AutoModelForMaskedLM.from_pretrained(tmp_path / "run/models/step-00000000").state_dict()
+    config = load_config(["--config", str(tiny_recipe)])
+    expected = build_model(config.model, tiny_corpus.k, config.seed).bert.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_a_finished_run_resumed_has_nothing_left_to_do(run):
