@@ -275,7 +275,7 @@ class ModelConfig(Settings):
     def _initial_weights(self) -> "ModelConfig":
         chosen = [name for name in INITIAL_WEIGHTS if getattr(self, name) != "normal"]
         if chosen and self.init_from is not None:
-            raise ValueError(f"{', '.join(chosen)}: with init_from there are no weights to draw: leave one of them out")
+            raise ValueError(f"{', '.join(chosen)}: with init_from there are no weights to draw: set to normal")
         if self.attention_init == "neighbours" and self.position_init != "sinusoidal":
             raise ValueError("attention_init: neighbours needs position_init: sinusoidal, by which it finds them")
         for choice, scales in INITIAL_WEIGHTS.items():
@@ -512,7 +512,10 @@ def read_named_recipe(name: str) -> dict[str, Any]:
     with a few settings replaced, by a file in `cmgems/recipes/variants`, and a name of its own."""
     if Path(name).is_file():
         return read_recipe(Path(name))
-    recipe, *variants = name.split("+")
+    recipe, variants = name, list[str]()
+    while "+" in recipe and not Path(recipe).is_file():
+        recipe, _, variant = recipe.rpartition("+")
+        variants.insert(0, variant)
     values = read_recipe(find_recipe(recipe))
     for variant in variants:
         path = VARIANTS / f"{variant}.yaml"

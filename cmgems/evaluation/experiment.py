@@ -211,7 +211,7 @@ def _fine_tune(experiment: Experiment, data: TaskData, partial: Path, keep_model
         title = experiment.title + f", learning rate {rate:g}" * (len(rates) > 1)
         model = load_classifier(experiment.subject.source, len(data.task.classes), recipe.dropout, experiment.seed)
         if recipe.pooling == "mean":
-            model = MeanPooledClassifier(model, encoder)
+            model = MeanPooledClassifier(model, encoder, experiment.subject.source.model)
         meanwhile = partial / f"checkpoints-{rate:g}"
         try:
             outcome = fine_tune(

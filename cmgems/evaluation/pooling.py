@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from cmgems.errors import UserError
 from cmgems.evaluation.inputs import Encoder
 
 HEAD = "head.safetensors"
@@ -23,11 +24,16 @@ class MeanPooledClassifier(nn.Module):
     """The encoder of a classifier with dropout and a linear layer on the mean of its last hidden states
     over a sequence's own tokens: neither special ones nor padding."""
 
-    def __init__(self, classifier: Any, encoder: Encoder) -> None:
-        """Draw the linear layer from torch's generator, in the state in which `load_classifier` leaves it."""
+    def __init__(self, classifier: Any, encoder: Encoder, name: str) -> None:
+        """Draw the linear layer from torch's generator, in the state in which `load_classifier` leaves it.
+
+        `name` is what errors call the model. Raises UserError if it has no encoder apart from its classifier.
+        """
         super().__init__()
         self.config = config = classifier.config
         self.encoder = classifier.base_model
+        if self.encoder is classifier:
+            raise UserError(f"model {name} has no encoder of its own that could be pooled: leave out pooling mean")
         if hasattr(self.encoder, "pooler"):
             self.encoder.pooler = None  # it is not used, and would only be saved
         self.dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.0))

@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot, pad
+from torch.nn.functional import one_hot
 
 from cmgems.masking.masker import FIRST_KMER, MaskedBatch, nucleotides_of
 from cmgems.sequence.tokenizer import BASES, NO_BASE, kmer_digits
@@ -17,17 +17,16 @@ from cmgems.sequence.tokenizer import BASES, NO_BASE, kmer_digits
 
 @cache
 def bases_of_kmers(k: int, device: torch.device) -> Tensor:
-    """1 where a token's base at place j is b, float32 [5 + 4^k, k * 4]; rows of special tokens are 0."""
-    bases = one_hot(torch.from_numpy(kmer_digits(k)), len(BASES)).flatten(1).float()
-    return pad(bases, (0, 0, FIRST_KMER, 0)).to(device)
+    """1 where a k-mer's base at place j is b, float32 [4^k, k * 4]."""
+    return one_hot(torch.from_numpy(kmer_digits(k)), len(BASES)).flatten(1).float().to(device)
 
 
 def base_probabilities(logits: Tensor, k: int) -> Tensor:
     """Distribution of each of the k bases of M tokens, float32 [M, k, 4], from logits [M, 5 + 4^k]: the sum of the
-    softmax over the k-mers that have the base there."""
-    summed = logits.float().softmax(dim=-1) @ bases_of_kmers(k, logits.device)
-    places = summed.view(-1, k, len(BASES))
-    return places / places.sum(dim=-1, keepdim=True)  # some of the softmax is on special tokens
+    softmax over the k-mers that have the base there. No special token is ever hidden, and none has a share."""
+    with torch.autocast(logits.device.type, enabled=False):  # bf16 would round the sums
+        of_kmers = logits[:, FIRST_KMER:].float().softmax(dim=-1)
+        return (of_kmers @ bases_of_kmers(k, logits.device)).view(-1, k, len(BASES))
 
 
 def bases_of_batch(batch: MaskedBatch, k: int) -> tuple[Tensor, Tensor]:

@@ -101,10 +101,10 @@ class Display:
         self.line(f"step {step}  validation perplexity: stage {stage} {perplexity['stage']:.1f}  ({fixed})")
         self.line(f"step {step}  {describe_bits(bits, baselines)}")
 
-    def plateau(self, step: int, perplexity: float, share: float, remedy: str) -> None:
+    def plateau(self, step: int, share: float, remedy: str) -> None:
         """Say that the run is still on the plateau it began on, and what helps."""
         self.line(
-            f"step {step}  still on a plateau: perplexity {perplexity:.1f} is {share:.0%} of that of k-mer frequencies "
+            f"step {step}  still on a plateau: every perplexity is at least {share:.0%} of that of k-mer frequencies "
             f"alone; {remedy}"
         )
 

@@ -67,8 +67,8 @@ def _frequencies(positions: int, hidden: int) -> Tensor:
 
 
 def neighbour_offsets(heads: int, k: int) -> list[float]:
-    """Distances in tokens at which the first heads start to look, evenly spread over -k to k without 0. The last
-    quarter of the heads has none: they start by looking everywhere alike."""
+    """Distances in tokens at which the first heads start to look: on each side evenly spread up to k, one more to the
+    left where their number is odd. The last quarter of the heads has none: they start by looking everywhere alike."""
     local = heads - heads // 4
     left = -(-local // 2)
     sides = ((-1, left), (1, local - left))

@@ -31,13 +31,13 @@ from cmgems.training.progress import Progress
 
 PLATEAU_STEPS = 1000
 PLATEAU_SHARE = 0.5
-"""A run whose perplexity is above this share of the k-mer frequencies' own after so many steps has learned little
-else, and says so."""
+"""A run whose perplexities are all above this share of the k-mer frequencies' own after so many steps has learned
+little else, and says so."""
 PLATEAU_REMEDIES = {
-    "normal": "a variant of the recipe has none: --config RECIPE+nucleotides (docs/training.md, Initial weights)",
-    "nucleotides": "try another optimizer.learning_rate, or a longer optimizer.warmup_steps",
+    True: "a variant of the recipe has none: --config RECIPE+nucleotides (docs/training.md, Initial weights)",
+    False: "try another optimizer.learning_rate, or a longer optimizer.warmup_steps",
 }
-"""What helps, by `model.embedding_init`."""
+"""What helps, by whether there is a variant of the recipe with other initial weights."""
 
 
 class NonFiniteLossError(UserError):
@@ -257,9 +257,11 @@ class Trainer:
         metrics = evaluation_metrics(scores, fixed, self.progress.baselines)
         self.tracker.metrics(step, {k: v for k, v in metrics.items() if math.isfinite(v)})
         display.evaluation(step, perplexity, stage, bits, self.progress.baselines)
-        if step >= PLATEAU_STEPS and metrics["ppl_vs_unigram/stage"] > PLATEAU_SHARE:
-            remedy = PLATEAU_REMEDIES[self.config.model.embedding_init]
-            display.plateau(step, perplexity["stage"], metrics["ppl_vs_unigram/stage"], remedy)
+        share = min(score.perplexity / score.unigram_perplexity for score in scores.values())
+        if step >= PLATEAU_STEPS and share > PLATEAU_SHARE:
+            model = self.config.model
+            has_variant = model.embedding_init == "normal" and model.init_from is None
+            display.plateau(step, share, PLATEAU_REMEDIES[has_variant])
 
     def _advance_curriculum(self, evaluated: bool, display: Display) -> None:
         switch = self.controller.advance(self.progress.step, evaluated)

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
+from cmgems.errors import UserError
 from cmgems.evaluation.classifier import Source, load_classifier, load_encoder
 from cmgems.evaluation.data import Split
 from cmgems.evaluation.inputs import Rows, collate
@@ -24,7 +25,7 @@ def source(request, tmp_path):
 
 def classifier(source):
     encoder = load_encoder(source)
-    return MeanPooledClassifier(load_classifier(source, 2, None, seed=3), encoder), encoder
+    return MeanPooledClassifier(load_classifier(source, 2, None, seed=3), encoder, "toy"), encoder
 
 
 def inputs(encoder):
@@ -58,6 +59,16 @@ def test_a_saved_classifier_is_an_encoder_for_transformers_and_a_linear_layer(so
         mean = torch.einsum("wth,wt->wh", hidden, own) / own.sum(dim=1, keepdim=True)
         expected = model.eval()(batch["input_ids"], batch["attention_mask"]).logits
         torch.testing.assert_close(mean @ head["weight"].T + head["bias"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_without_an_encoder_of_its_own_is_refused(source):
+    whole = load_classifier(source, 2, None, seed=3)
+    type(whole).base_model_prefix, before = "nowhere", type(whole).base_model_prefix
+    try:
+        with pytest.raises(UserError, match="model toy has no encoder of its own"):
+            MeanPooledClassifier(whole, load_encoder(source), "toy")
+    finally:
+        type(whole).base_model_prefix = before
 
 
 def test_a_seed_draws_the_same_head_every_time(source):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cmgems.errors import UserError
 from cmgems.evaluation.yeast.annotation import CODON, Chromosome, Feature, reverse_complement
 from cmgems.evaluation.yeast.places import Chooser, Place, draw_bits, find_word, shuffle
 
@@ -93,8 +94,11 @@ def _parse(name: str) -> tuple[str, int | None]:
 
 
 def _few(examples: list[Example], shots: int, key: str) -> list[Example]:
-    """Return `shots` examples of each class, or as many as there are, in their order."""
+    """Return `shots` examples of each class, in their order. Raises UserError if a class has fewer."""
     labels = np.array([example.label for example in examples])
+    most = int(np.bincount(labels).min())
+    if not 1 <= shots <= most:
+        raise UserError(f"{shots} training sequences of each class are asked for; there are 1 to {most}")
     order = shuffle(len(examples), key)
     chosen = np.concatenate([order[labels[order] == label][:shots] for label in np.unique(labels)])
     return [examples[index] for index in np.sort(chosen).tolist()]

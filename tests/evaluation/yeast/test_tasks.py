@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from cmgems.config import load_config
+from cmgems.errors import UserError
 from cmgems.evaluation.data import read_task
 from cmgems.evaluation.integrity import check_integrity
 from cmgems.evaluation.tasks import load_suite
@@ -301,6 +302,8 @@ def test_a_task_can_have_few_training_rows_of_each_class_and_the_same_tests(data
     places = [whole["starts"].train.sequences.index(sequence) for sequence in few.train.sequences]
     assert places == sorted(set(places))
     write_yeast_tasks(["starts-50"], tmp_path / "again")
+    with pytest.raises(UserError, match=r"6000 training sequences of each class are asked for; there are 1 to 5298"):
+        write_yeast_tasks(["starts-6000"], tmp_path)
     again, first = (folder / "yeast/starts-50/train.csv" for folder in (tmp_path / "again", tmp_path))
     assert again.read_bytes() == first.read_bytes()
 
