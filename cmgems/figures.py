@@ -48,15 +48,14 @@ def _draw_perplexities(axes: Any, evaluations: Sequence[Mapping[str, Any]], unig
 
 
 def _draw_bits(axes: Any, evaluations: Sequence[Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]]) -> None:
-    named = set()
+    drawn = set()
     for name in _maskings(evaluations, "bits"):
         [line] = axes.plot(*_curve(evaluations, "bits", name), marker="o", label=name)
         for kind, baseline in baselines.get(name, {}).items():
-            style, label = _STYLES[kind]
-            axes.axhline(baseline["bits"], color=line.get_color(), linestyle=style, linewidth=1)
-            if kind not in named:
-                named.add(kind)
-                axes.plot([], [], color="grey", linestyle=style, label=label)
+            axes.axhline(baseline["bits"], color=line.get_color(), linestyle=_STYLES[kind][0], linewidth=1)
+            drawn.add(kind)
+    for style, label in (_STYLES[kind] for kind in sorted(drawn)):
+        axes.plot([], [], color="grey", linestyle=style, label=label)
     axes.set(ylabel="bits per hidden base")
 
 
