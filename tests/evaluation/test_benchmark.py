@@ -257,6 +257,23 @@ def mlflow_run(place, uri):
     return parent, client.search_runs([parent.info.experiment_id], mine)
 
 
+def test_the_untrained_start_of_a_run_is_scored_beside_its_models(place, mlflow_uri, capsys):
+    ours(place / "run/models/step-00000000", seed=1)
+    benchmark(place, mlflow_uri, "--tasks", "one", "--seeds", "1")
+    start = results(place)["step-00000000/one/seed-42"][0]
+    assert (start["kind"], start["step"]) == ("model", 0)
+    columns = capsys.readouterr().out.split("\n\n")[-1].splitlines()[1].split()
+    assert columns == ["task", "step-00000000", "step-00000100", "random-weights", "4-mer-regression"]
+
+
+def test_mean_pooling_is_a_protocol_of_its_own_and_in_the_result(place, mlflow_uri):
+    benchmark(place, mlflow_uri, "--tasks", "one", "--seeds", "1", "--no-floors", "--pooling", "mean")
+    [(name, (result, _))] = all_results(place).items()
+    assert name == "toys-tuned/step-00000100/one/seed-42"
+    assert result["recipe"]["pooling"] == "mean"
+    assert json.loads(result["identity"]["recipe"])["pooling"] == "mean"
+
+
 def test_a_result_from_before_there_were_protocols_is_kept(place, mlflow_uri):
     chosen = ("--tasks", "one", "--seeds", "1", "--no-floors")
     benchmark(place, mlflow_uri, *chosen)
