@@ -134,4 +134,4 @@ def test_it_ends_with_two_tables_that_are_in_mlflow_too(demo, scores):
     for (_, names, row, *_), found in zip(tables, (scores["probe"], scores["fine-tuning"]), strict=True):
         assert names.split() == ["task", UNTRAINED, MODEL, RANDOM, KMERS]
         shown = [f"{100 * mean(found[subject]):.2f}" for subject in (UNTRAINED, MODEL, RANDOM, KMERS)]
-        assert re.findall(r"(-?\d+\.\d\d)(?: ±| \()", row) == shown
+        assert [cell.split()[0] for cell in re.split(" {2,}", row)[1:]] == shown
