@@ -1,6 +1,6 @@
 """How soon a model leaves the plateau, from BERT's own initialization and from that of the variant `+nucleotides`.
 
-    python -m benchmarks.initialization GENOME... [--seeds 3] [--steps 2400] [--workers 2] [--output docs]
+    python -m benchmarks.initialization GENOME... [--seeds 3] [--steps 3200] [--workers 2] [--output docs]
 
 Each curriculum is trained from both starts with the same seeds by the recipe initialization.yaml. OUTPUT gets
 initialization.json, initialization.png, and the tables of training.md. Started again, it leaves out the runs in WORK
@@ -164,7 +164,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--validation", type=_names, default=[], metavar="NAME,...", help="chromosomes for validation")
     parser.add_argument("--curricula", type=_curricula, default=list(CURRICULA), metavar="NAME,...")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each curriculum and start (default: 3)")
-    parser.add_argument("--steps", type=int, default=2400, help="optimizer steps of a run (default: 2400)")
+    parser.add_argument("--steps", type=int, default=3200, help="optimizer steps of a run (default: 3200)")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each (default: 2)")
     parser.add_argument("--work", type=Path, default=Path("runs/initialization"), help="folder of corpus and runs")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder with training.md")

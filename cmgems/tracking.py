@@ -123,7 +123,7 @@ class Tracker:
         """Show a text on the run's first page."""
         self.tags({"mlflow.note.content": text})
 
-    def perplexity_curve(
+    def validation_picture(
         self,
         evaluations: Sequence[Mapping[str, Any]],
         switches: Sequence[Switch],

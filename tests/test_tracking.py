@@ -110,7 +110,7 @@ def test_a_new_run_has_settings_data_and_what_was_logged(open_run, database, fol
     with open_run(database) as tracker:
         log(tracker, 1, 3)
         tracker.tags({"launch": "one process", "number": 7})
-        tracker.perplexity_curve(EVALUATIONS, [], 12.0, {})
+        tracker.validation_picture(EVALUATIONS, [], 12.0, {})
         tracker.model(folder / "models")
         tracker.note("a note")
     client, run = mlflow.MlflowClient(database), get(database, tracker.run_id)
@@ -164,7 +164,7 @@ def test_other_ranks_leave_nothing(corpus, folder):
     with tracking.open_run(config, "name", corpus, None, False, folder) as tracker:
         log(tracker, 1, 3)
         tracker.tags({"a": 1})
-        tracker.perplexity_curve(EVALUATIONS, [], 12.0, {})
+        tracker.validation_picture(EVALUATIONS, [], 12.0, {})
         tracker.model(folder)
     assert tracker.run_id is None
     assert list(folder.iterdir()) == []
@@ -503,7 +503,7 @@ def test_of_an_artifact_that_changed_in_an_outage_only_the_newest_is_sent(open_r
         pass
     with open_run(NOWHERE, tracker.run_id, settings=("--tracking.patience", "0")) as again:
         for step in range(1, 6):
-            again.perplexity_curve(EVALUATIONS, [], 12.0, {})
+            again.validation_picture(EVALUATIONS, [], 12.0, {})
             log(again, step, step)
     until(sender_is_gone)
     journal = folder / "tracking.jsonl"
@@ -610,7 +610,7 @@ def test_a_server_that_is_killed_and_started_again_gets_everything_once(server, 
         log(tracker, 51, 100)
         until(lambda: "does not answer" in capsys.readouterr().err)
         log(tracker, 101, 150)
-        tracker.perplexity_curve(EVALUATIONS, [], 12.0, {})
+        tracker.validation_picture(EVALUATIONS, [], 12.0, {})
         tracker.model(folder / "models")
         server.start()
         log(tracker, 151, 200)

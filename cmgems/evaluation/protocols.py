@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Pooling = Literal["model", "mean"]
-ProtocolName = Literal["fine-tuning", "tuned", "probe"]
+ProtocolName = Literal["fine-tuning", "tuned", "pooled", "pooled-tuned", "probe"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,24 @@ TUNED = Protocol(
     suffix="-tuned",
     title="fine-tuned to fit the model",
     about="Fine-tuning by the task's recipe but for the learning rate, of which each model and seed has the one that "
-    "scores highest on the validation split, or for what is classified: the mean of the last hidden states instead of "
-    "[CLS]. The random weights are fine-tuned in the same way. Published scores are not, and do not compare.",
+    "scores highest on the validation split. The random weights are fine-tuned in the same way. Published scores are "
+    "not, and do not compare.",
+)
+POOLED = Protocol(
+    name="pooled",
+    suffix="-pooled",
+    title="fine-tuned with another pooling",
+    about="Fine-tuning by the task's recipe but for what is classified: as --pooling says, the mean of the last hidden "
+    "states, or what the model's own classifier reads ([CLS] in BERT). The random weights are fine-tuned in the same "
+    "way. Published scores are not, and do not compare.",
+)
+POOLED_TUNED = Protocol(
+    name="pooled-tuned",
+    suffix="-pooled-tuned",
+    title="fine-tuned with another pooling, to fit the model",
+    about="Fine-tuning by the task's recipe but for what is classified, as --pooling says, and for the learning rate, "
+    "of which each model and seed has the one that scores highest on the validation split. The random weights are "
+    "fine-tuned in the same way. Published scores are not, and do not compare.",
 )
 PROBE = Protocol(
     name="probe",
@@ -43,4 +59,6 @@ PROBE = Protocol(
     "models, and do not compare.",
 )
 
-PROTOCOLS: dict[ProtocolName, Protocol] = {protocol.name: protocol for protocol in (FINE_TUNING, TUNED, PROBE)}
+PROTOCOLS: dict[ProtocolName, Protocol] = {
+    protocol.name: protocol for protocol in (FINE_TUNING, TUNED, POOLED, POOLED_TUNED, PROBE)
+}

@@ -256,7 +256,7 @@ def suite_metrics(suite: Suite, results: Sequence[Result]) -> dict[tuple[str, in
     steps = {subject: [step] for subject, step in models}
     for subject in sorted({r.subject for r in results}):
         own = [r for r in results if r.subject == subject]
-        alone = sum(step == own[0].step or 0 for _, step in models) == 1
+        alone = sum(step == (own[0].step or 0) for _, step in models) == 1
         suffix = _SUFFIXES[own[0].kind] if alone or own[0].kind != "model" else f"_{subject}"
         scores = _named_scores(suite, own, groups, suffix)
         for step in steps.get(subject) or sorted(step for _, step in models):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from cmgems.config import TRACKING_URI, Settings
-from cmgems.evaluation.protocols import FINE_TUNING, PROBE, TUNED, Pooling, Protocol
+from cmgems.evaluation.protocols import FINE_TUNING, POOLED, POOLED_TUNED, PROBE, TUNED, Pooling, Protocol
 
 
 class ScoringConfig(Settings):
@@ -47,7 +47,9 @@ class ScoringConfig(Settings):
     @property
     def protocol(self) -> Protocol:
         """How the model is scored."""
-        return TUNED if self.learning_rates or self.pooling else FINE_TUNING
+        if self.pooling:
+            return POOLED_TUNED if self.learning_rates else POOLED
+        return TUNED if self.learning_rates else FINE_TUNING
 
 
 class FinetuneConfig(ScoringConfig):

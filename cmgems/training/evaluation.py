@@ -1,7 +1,7 @@
 """Validation perplexity and bits per hidden base: always the same windows, with the same masks at every evaluation."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,10 +28,11 @@ class Score:
     """exp of the mean negative log-likelihood of the masked k-mers."""
     unigram_perplexity: float
     """The same under the training split's k-mer frequencies: what a model scores that has learned those alone."""
-    bits: float
-    """Bits per hidden base: the mean of -log2 of the true base's probability, with [MASK] for every masked k-mer."""
-    accuracy: float
-    """Share of the hidden bases whose most probable base is the true one."""
+    bits: float = math.nan
+    """Bits per hidden base: the mean of -log2 of the true base's probability, with [MASK] for every masked k-mer. Not a
+    number either where bases are not scored."""
+    accuracy: float = math.nan
+    """Share of the hidden bases whose most probable base is the true one; or as `bits`."""
 
 
 def unigram_nll(counts: Counts) -> torch.Tensor:
@@ -72,18 +73,24 @@ class Validation:
         self.unigram_nll = unigram_nll(counts).to(accelerator.device)
 
     @torch.no_grad()
-    def score(self, model: MaskedLanguageModel, maskings: Mapping[str, Masking]) -> dict[str, Score]:
-        """Score of the model under each masking; collective."""
+    def score(
+        self, model: MaskedLanguageModel, maskings: Mapping[str, Masking], bases: Collection[str]
+    ) -> dict[str, Score]:
+        """Score of the model under each masking, and of its hidden bases under those that `bases` names; collective.
+
+        Bases cost as much again: a second forward pass.
+        """
         sums = torch.zeros(len(maskings), 6, dtype=torch.float64, device=self.accelerator.device)
         model.eval()
         for windows in self.windows():
-            for row, masking in zip(sums, maskings.values(), strict=True):
+            for row, (name, masking) in zip(sums, maskings.items(), strict=True):
                 masked = self.masker(windows.ids, windows.epoch, windows.sample_id, masking)
                 nll = model(masked.input_ids, masked.attention_mask, masked.masked, masked.labels)
                 row[0] += nll.double().sum()
                 row[1] += self.unigram_nll[masked.labels[masked.masked]].sum()
                 row[2] += masked.masked.sum()
-                row[3:] += self._score_bases(model, masked)
+                if name in bases:
+                    row[3:] += self._score_bases(model, masked)
         model.train()
         sums = self.accelerator.reduce(sums, "sum")
         return {

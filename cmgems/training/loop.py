@@ -200,7 +200,7 @@ class Trainer:
         if not last:
             self._advance_curriculum(evaluated, display)
         if evaluated:
-            self.tracker.perplexity_curve(
+            self.tracker.validation_picture(
                 self.progress.evaluations,
                 self.controller.switches,
                 self.controller.unigram_perplexity,
@@ -237,7 +237,7 @@ class Trainer:
             self.progress.baselines = score_baselines(self.validation, fit_baselines(self.windows), maskings)
         own = self.controller.stage.masking
         same = next((name for name, masking in maskings.items() if masking == own), None)
-        scores = self.validation.score(self.model, maskings if same else {**maskings, "stage": own})
+        scores = self.validation.score(self.model, maskings if same else {**maskings, "stage": own}, bases=maskings)
         fixed = {name: scores[name] for name in maskings}
         if same:
             scores["stage"] = scores[same]

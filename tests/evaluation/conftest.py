@@ -1,11 +1,21 @@
 """Small tasks and their files."""
 
 import pytest
+import torch
 
 from cmgems.evaluation.results import Result
 from cmgems.evaluation.tasks import Task
 
 RECIPE = {"learning_rate": 3e-5, "batch": 32, "epochs": 3, "warmup_steps": 50}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Models this small are fastest with one, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

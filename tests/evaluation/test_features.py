@@ -18,14 +18,6 @@ from tests.evaluation.probe_independently import feature_row
 LENGTHS = (8, 100, 400, 33, 9)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def split(rows, seed):
     """Random sequences of different lengths, of two classes in turn."""
     draw = np.random.default_rng(seed)

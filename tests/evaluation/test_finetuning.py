@@ -24,15 +24,6 @@ DECIDING = "GAT"
 """A sequence that has this k-mer is of class 1."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Models this small are fastest with one, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A model that takes 62 3-mers."""

@@ -89,5 +89,6 @@ def test_a_probe_takes_no_pooling():
 
 
 def test_results_with_another_pooling_are_kept_apart():
-    assert BenchmarkConfig(model="m", data="d", pooling="mean").protocol.name == "tuned"
-    assert BenchmarkConfig(model="m", data="d").protocol.name == "fine-tuning"
+    chosen = {"pooling": "mean"}, {"learning_rates": [1e-3]}, {"pooling": "mean", "learning_rates": [1e-3]}, {}
+    protocols = [BenchmarkConfig(model="m", data="d", **settings).protocol for settings in chosen]
+    assert [protocol.suffix for protocol in protocols] == ["-pooled", "-tuned", "-pooled-tuned", ""]

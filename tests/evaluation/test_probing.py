@@ -5,7 +5,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -18,14 +17,6 @@ from cmgems.evaluation.finetuning import Machine
 from cmgems.evaluation.probing import PENALTIES, UNCHOSEN_PENALTY, bootstrap, probe
 from cmgems.evaluation.scores import score
 from tests.evaluation import models, probe_independently
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

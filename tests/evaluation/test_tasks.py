@@ -189,7 +189,7 @@ def test_a_choice_of_learning_rates_needs_a_validation_split(write_suite):
     assert task.adapted([1e-3], None).recipe.learning_rates == [1e-3]
 
 
-@pytest.mark.parametrize("name", ["gue-probe", "mine-tuned"])
+@pytest.mark.parametrize("name", ["gue-probe", "mine-tuned", "mine-pooled"])
 def test_a_suite_has_no_name_that_scores_by_a_protocol_have(write_suite, name):
     with pytest.raises(UserError, match=r"name: a name that ends with -.* is kept for scores of another suite"):
         load_suite(write_suite(OWN.replace("name: mine", f"name: {name}")))

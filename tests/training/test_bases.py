@@ -90,7 +90,7 @@ def base_probabilities(of_kmers, place):
 def test_bits_and_accuracy_are_those_of_a_plain_loop_over_windows_tokens_and_kmers(corpus, validation, name):
     model = build_model(SHAPE, K, seed=1)
     masking = fixed_maskings(0.15)[name]
-    score = validation.score(model, {name: masking})[name]
+    score = validation.score(model, {name: masking}, bases=[name])[name]
     bits, right = [], []
     for sequence, ids, masked in masked_windows(corpus, masking):
         of_tokens = distributions(model, ids, masked)
@@ -125,7 +125,7 @@ def test_the_composition_predicts_hidden_bases_and_reads_the_visible_ones(corpus
 
 def test_a_window_without_a_hidden_base_has_no_bits(validation):
     nothing = fixed_maskings(1e-9)["span"]
-    score = validation.score(build_model(SHAPE, K, seed=1), {"span": nothing})["span"]
+    score = validation.score(build_model(SHAPE, K, seed=1), {"span": nothing}, bases=["span"])["span"]
     assert math.isnan(score.bits)
     assert math.isnan(score.accuracy)
 

@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from cmgems.config import CorruptionConfig, EvaluationConfig, MaskingConfig, ModelConfig
 from cmgems.masking.masker import Masker
 from cmgems.masking.npmi import npmi_from_counts
+from cmgems.masking.strategies import STRATEGIES
 from cmgems.training.evaluation import Validation, fixed_maskings, unigram_nll, unigram_perplexity
 from cmgems.training.loader import Windows
 from cmgems.training.model import build_model
@@ -38,7 +39,7 @@ def validation(corpus, accelerator, micro_batch=64, windows=1000):
 
 def test_perplexity_is_exp_of_the_mean_over_all_masked_tokens(tiny_corpus, accelerator, model):
     masking = fixed_maskings(0.15)
-    scores = validation(tiny_corpus, accelerator).score(model, masking)
+    scores = validation(tiny_corpus, accelerator).score(model, masking, bases=())
     windows = Windows(tiny_corpus.validation, tiny_corpus.k, 64)
     batch = windows[(np.zeros(len(windows.split), np.int64), np.arange(len(windows.split)))]
     masker = Masker(npmi_from_counts(tiny_corpus.counts, tiny_corpus.k), CorruptionConfig(), seed=20_231)
@@ -53,16 +54,26 @@ def test_perplexity_is_exp_of_the_mean_over_all_masked_tokens(tiny_corpus, accel
 
 def test_every_evaluation_sees_the_same_masks_and_no_dropout(tiny_corpus, accelerator, model):
     scored = validation(tiny_corpus, accelerator)
-    assert scored.score(model, fixed_maskings(0.15)) == scored.score(model, fixed_maskings(0.15))
+    once, again = (scored.score(model, fixed_maskings(0.15), bases=STRATEGIES) for _ in range(2))
+    assert once == again
     assert model.training
 
 
 @pytest.mark.parametrize("micro_batch", [1, 7, 100])
 def test_the_division_into_micro_batches_does_not_matter(tiny_corpus, accelerator, model, micro_batch):
-    whole = validation(tiny_corpus, accelerator).score(model, fixed_maskings(0.15))
-    divided = validation(tiny_corpus, accelerator, micro_batch).score(model, fixed_maskings(0.15))
+    whole = validation(tiny_corpus, accelerator).score(model, fixed_maskings(0.15), bases=STRATEGIES)
+    divided = validation(tiny_corpus, accelerator, micro_batch).score(model, fixed_maskings(0.15), bases=STRATEGIES)
     for name, score in whole.items():
         assert divided[name].perplexity == pytest.approx(score.perplexity, rel=1e-5)
+
+
+def test_bases_are_scored_under_the_maskings_that_are_named(tiny_corpus, accelerator, model):
+    scores = validation(tiny_corpus, accelerator).score(model, fixed_maskings(0.15), bases=["span"])
+    assert {name: math.isfinite(score.bits) for name, score in scores.items()} == {
+        **dict.fromkeys(("genemask", "global_pmi"), False),
+        "span": True,
+    }
+    assert all(math.isfinite(score.perplexity) for score in scores.values())
 
 
 def test_no_more_windows_are_scored_than_asked_for(tiny_corpus, accelerator):
@@ -72,7 +83,7 @@ def test_no_more_windows_are_scored_than_asked_for(tiny_corpus, accelerator):
 
 def test_a_masking_that_masks_nothing_has_no_perplexity(tiny_corpus, accelerator, model):
     nothing = {"stage": [MaskingConfig(strategy="span", centre_probability=1e-9)]}
-    assert math.isnan(validation(tiny_corpus, accelerator).score(model, nothing)["stage"].perplexity)
+    assert math.isnan(validation(tiny_corpus, accelerator).score(model, nothing, bases=())["stage"].perplexity)
 
 
 def test_unigram_perplexity_is_the_effective_number_of_kmers():
