@@ -1,10 +1,10 @@
 """How soon a model leaves the plateau, from BERT's own initialization and from that of the variant `+nucleotides`.
 
-    python -m benchmarks.initialization GENOME... [--seeds 3] [--steps 3200] [--workers 2] [--output docs]
+    python -m benchmarks.initialization [GENOME...] [--recipe RECIPE] [--seeds 3] [--workers 2] [--output docs]
 
-Each curriculum is trained from both starts with the same seeds by the recipe initialization.yaml. OUTPUT gets
-initialization.json, initialization.png, and the tables of training.md. Started again, it leaves out the runs in WORK
-that have finished, and resumes those that were interrupted.
+Each curriculum is trained from both starts with the same seeds by RECIPE: initialization.yaml, unless another is named.
+OUTPUT gets a .json and a .png of the recipe's name, and the section of that name in training.md. Started again, it
+leaves out the runs in WORK that have finished, and resumes those that were interrupted.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from benchmarks.growth import as_json, save
 from benchmarks.masking_statistics import table, write_between_markers
 from benchmarks.measure import REPOSITORY, machine
 from benchmarks.runs import SCRIPT
-from cmgems.config import PrepareConfig, PretrainConfig, load_config
+from cmgems.config import PretrainConfig, load_config
 from cmgems.errors import UserError, exit_on_user_error
 from cmgems.journal import read_contents
 from cmgems.sequence.corpus import load_corpus, prepare_corpus
@@ -132,7 +132,7 @@ class Result:
 def main() -> None:
     """Train what is missing, then write tables, picture and numbers."""
     options = parse_arguments()
-    work = options.work.resolve()
+    name, work = options.recipe.stem, (options.work or Path("runs", options.recipe.stem)).resolve()
     runs = [
         Run(seed, curriculum, start)
         for seed in range(1, options.seeds + 1)
@@ -141,13 +141,17 @@ def main() -> None:
     ]
     failed = []
     with exit_on_user_error():
-        prepare(work / "corpus", options.genomes, options.validation)
-        configs = {run: load_config(arguments(run, work, options.steps)) for run in runs}
+        recipe = load_config(["--config", str(options.recipe)])
+        genomes = prepare(recipe, work / "corpus", options.genomes, options.validation)
+        steps = options.steps or recipe.training.steps
+        commands = {run: arguments(run, options.recipe, work, steps) for run in runs}
+        configs = [load_config(command) for command in commands.values()]
         if not options.report:
-            failed = train_all([run for run in runs if read_result(run, work, options.steps) is None], options, work)
-        results = [result for run in runs if (result := read_result(run, work, options.steps)) is not None]
+            missing = [run for run in runs if read_result(run, work, steps) is None]
+            failed = train_all(missing, commands, work, options.workers)
+        results = [result for run in runs if (result := read_result(run, work, steps)) is not None]
         if results:
-            write_all(results, next(iter(configs.values())), options)
+            write_all(name, results, configs[0], genomes, options.output)
         print(f"{len(results)} of {len(runs)} runs have finished", flush=True)
     if failed:
         sys.exit(f"failed, see their logs in {work}: {', '.join(run.name for run in failed)}")
@@ -160,13 +164,14 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("genomes", nargs="+", metavar="GENOME", help="genomes, as for `cmgems prepare`")
+    parser.add_argument("genomes", nargs="*", metavar="GENOME", help="as for `cmgems prepare` (default: the recipe's)")
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="recipe of all runs (default: initialization.yaml)")
     parser.add_argument("--validation", type=_names, default=[], metavar="NAME,...", help="chromosomes for validation")
     parser.add_argument("--curricula", type=_curricula, default=list(CURRICULA), metavar="NAME,...")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each curriculum and start (default: 3)")
-    parser.add_argument("--steps", type=int, default=3200, help="optimizer steps of a run (default: 3200)")
+    parser.add_argument("--steps", type=int, help="optimizer steps of a run (default: the recipe's)")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each (default: 2)")
-    parser.add_argument("--work", type=Path, default=Path("runs/initialization"), help="folder of corpus and runs")
+    parser.add_argument("--work", type=Path, help="folder of corpus and runs (default: runs/ and the recipe's name)")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder with training.md")
     parser.add_argument("--report", action="store_true", help="train nothing: write what there is of finished runs")
     return parser.parse_args()
@@ -186,22 +191,25 @@ def _curricula(text: str) -> list[str]:
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-def prepare(path: Path, genomes: list[str], validation: list[str]) -> None:
-    """Prepare the corpus, all of whose windows are full, unless it is there."""
-    config = PrepareConfig(
-        inputs=genomes, window_tokens=126, min_window_tokens=126, full_length_share=1, validation_chromosomes=validation
-    )
+def prepare(recipe: PretrainConfig, path: Path, genomes: list[str], validation: list[str]) -> list[str]:
+    """Prepare the recipe's corpus, unless it is there, with other genomes and validation chromosomes where these are
+    named; the genomes."""
+    if recipe.corpus.prepare is None:
+        raise UserError("the recipe has no corpus.prepare, which says how the genomes are cut into windows")
+    named = {"inputs": genomes, "validation_chromosomes": validation}
+    config = recipe.corpus.prepare.model_copy(update={setting: names for setting, names in named.items() if names})
     if not path.exists():
         prepare_corpus(config, path)
     elif load_corpus(path).manifest["config"] != config.model_dump(mode="json"):
         raise UserError(f"{path} was prepared from other genomes or settings: remove it, or name another --work")
+    return config.inputs
 
 
-def arguments(run: Run, work: Path, steps: int) -> list[str]:
-    """Command line of a run, whose recipe is written into `work`."""
+def arguments(run: Run, base: Path, work: Path, steps: int) -> list[str]:
+    """Command line of a run, whose recipe is written into `work` and extends `base`."""
     recipe = work / f"{run.curriculum}.yaml"
     recipe.write_text(
-        yaml.safe_dump({"extends": str(RECIPE), "curriculum": {"stages": CURRICULA[run.curriculum].stages}})
+        yaml.safe_dump({"extends": str(base.resolve()), "curriculum": {"stages": CURRICULA[run.curriculum].stages}})
     )
     settings = {
         "output": work / run.name,
@@ -217,7 +225,7 @@ def arguments(run: Run, work: Path, steps: int) -> list[str]:
     return ["--config", str(recipe) if run.start == "bert" else f"{recipe}+{run.start}", *words]
 
 
-def train_all(runs: Sequence[Run], options: argparse.Namespace, work: Path) -> list[Run]:
+def train_all(runs: Sequence[Run], commands: Mapping[Run, list[str]], work: Path, workers: int) -> list[Run]:
     """Train several at a time, and print a line for each that has ended; those that have failed.
 
     Interrupted (Ctrl-C or SIGTERM), it stops the runs, which save a checkpoint each.
@@ -227,7 +235,7 @@ def train_all(runs: Sequence[Run], options: argparse.Namespace, work: Path) -> l
 
     def train(run: Run) -> int:
         with (work / f"{run.name}.log").open("ab") as log:
-            command = [sys.executable, SCRIPT, *arguments(run, work, options.steps)]
+            command = [sys.executable, SCRIPT, *commands[run]]
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
             # In a session of its own: of a Ctrl-C it gets the one signal that is sent below.
             process = subprocess.Popen(
@@ -236,7 +244,7 @@ def train_all(runs: Sequence[Run], options: argparse.Namespace, work: Path) -> l
             processes.add(process)
             return process.wait()
 
-    with ThreadPoolExecutor(options.workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(train, run): run for run in runs}
         try:
             for done, future in enumerate(as_completed(futures), 1):
@@ -273,9 +281,9 @@ def read_result(run: Run, work: Path, steps: int) -> Result | None:
 # ------------------------------------------------------------------------------------------------------------- report
 
 
-def write_all(results: list[Result], config: PretrainConfig, options: argparse.Namespace) -> None:
+def write_all(name: str, results: list[Result], config: PretrainConfig, genomes: list[str], output: Path) -> None:
     """Numbers, picture and tables."""
-    genomes = [Path(genome).name for genome in options.genomes]
+    genomes = [Path(genome).name for genome in genomes]
     numbers = {
         "machine": machine(),
         "genomes": genomes,
@@ -283,18 +291,18 @@ def write_all(results: list[Result], config: PretrainConfig, options: argparse.N
         "evaluation_every": config.evaluation.every,
         "runs": [as_numbers(result) for result in results],
     }
-    (options.output / "initialization.json").write_text(as_json(numbers) + "\n")
-    draw(results, options.output / "initialization.png")
+    (output / f"{name}.json").write_text(as_json(numbers) + "\n")
+    draw(results, output / f"{name}.png")
     section = "\n\n".join(
         [
             describe(config, genomes),
             steps_table(results),
             f"After {config.training.steps:,} steps, beside the baselines of the same masked windows:",
             last_table(results),
-            "![Validation perplexity from both starts](initialization.png)",
+            f"![Validation perplexity from both starts]({name}.png)",
         ]
     )
-    write_between_markers(options.output / "training.md", {"initialization": section})
+    write_between_markers(output / "training.md", {name: section})
 
 
 def as_numbers(result: Result) -> dict[str, Any]:

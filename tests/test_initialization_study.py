@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.initialization import (
     ENDPOINTS,
+    RECIPE,
     Result,
     Run,
     arguments,
@@ -146,7 +147,7 @@ def test_a_resumed_run_counts_each_step_once_and_switches_at_the_first_metric_of
 
 def test_the_starts_of_a_curriculum_differ_in_their_initial_weights_alone(tmp_path):
     bert, variant = (
-        load_config(arguments(Run(1, "cm-gems", start), tmp_path, 2400)) for start in ("bert", "nucleotides")
+        load_config(arguments(Run(1, "cm-gems", start), RECIPE, tmp_path, 2400)) for start in ("bert", "nucleotides")
     )
     changes = {"embedding_init": "nucleotides", "position_init": "sinusoidal", "attention_init": "neighbours"}
     assert bert.model.model_copy(update=changes) == variant.model
