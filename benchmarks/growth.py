@@ -31,8 +31,8 @@ from benchmarks.measure import run as run_command
 from benchmarks.runs import SCRIPT, launcher
 from benchmarks.training import K, arguments, logged_steps, write_genome
 from cmgems.config import PrepareConfig
-from cmgems.sequence.corpus import prepare_corpus
-from cmgems.training.loader import SPECIAL_TOKENS_A_WINDOW
+from cmgems.data.corpus import prepare_corpus
+from cmgems.data.loader import SPECIAL_TOKENS_A_WINDOW
 
 STEPS = 6
 """Optimizer steps of a run, of which the first is not counted."""

@@ -21,11 +21,11 @@ import yaml
 from benchmarks.measure import run
 from benchmarks.training import K, arguments, corpus, samples, step_times, useful_tokens
 from cmgems.config import load_config
+from cmgems.data.corpus import load_corpus
+from cmgems.data.loader import TrainingRows, Windows, make_loader
+from cmgems.data.order import BatchPlan, training_samples
 from cmgems.pretrain import pretrain
-from cmgems.sequence.corpus import load_corpus
-from cmgems.training import loop
-from cmgems.training.loader import TrainingRows, Windows, make_loader
-from cmgems.training.order import BatchPlan, training_samples
+from cmgems.training import trainer as loop
 
 SCRIPT = "cmgems/pretrain.py"
 TINY = {

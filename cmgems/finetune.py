@@ -5,8 +5,8 @@ import sys
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cmgems.config import COMMAND, run_command
+from cmgems.downstream.settings import FinetuneConfig
 from cmgems.errors import end_process, exit_on_user_error
-from cmgems.evaluation.settings import FinetuneConfig
 
 
 def finetune(config: FinetuneConfig) -> None:
@@ -14,12 +14,12 @@ def finetune(config: FinetuneConfig) -> None:
     # Imported here, so that --help and mistakes in settings need not wait for torch.
     from accelerate.utils import broadcast_object_list
 
-    from cmgems import startup
-    from cmgems.evaluation import experiment, subjects
-    from cmgems.evaluation.data import read_task
-    from cmgems.evaluation.finetuning import start_processes
-    from cmgems.evaluation.publish import Publisher, tracking_uri
-    from cmgems.evaluation.results import result_folder
+    from cmgems.downstream import experiment, subjects
+    from cmgems.downstream.data import read_task
+    from cmgems.downstream.finetuning import start_processes
+    from cmgems.downstream.publish import Publisher, tracking_uri
+    from cmgems.downstream.results import result_folder
+    from cmgems.training import environment as startup
 
     startup.prepare_cpu_memory()
     suite, [task] = experiment.load_tasks(config, [config.task])

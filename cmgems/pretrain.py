@@ -9,17 +9,18 @@ from cmgems.errors import end_process, exit_on_user_error, note_exit_code
 def pretrain(config: PretrainConfig) -> None:
     """One process's part of the run that `config` describes."""
     # Imported here, so that --help and mistakes in settings need not wait for torch.
-    from cmgems import startup, tracking
     from cmgems.curriculum.controller import Controller
+    from cmgems.data.loader import Windows
     from cmgems.masking.masker import Masker
+    from cmgems.model.bert import build_model, build_optimizer
+    from cmgems.tracking import run as tracking
     from cmgems.training import engine, launch, resume, run_folder, setup
+    from cmgems.training import environment as startup
     from cmgems.training.checkpoint import load_checkpoint
     from cmgems.training.display import summarise
-    from cmgems.training.evaluation import Validation, unigram_perplexity
-    from cmgems.training.loader import Windows
-    from cmgems.training.loop import Trainer
-    from cmgems.training.model import build_model, build_optimizer
     from cmgems.training.progress import Progress
+    from cmgems.training.trainer import Trainer
+    from cmgems.training.validation import Validation, unigram_perplexity
 
     startup.prepare_cpu_memory()
     run_folder.check_run_folder(config)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cmgems.cli import main
+from cmgems.data.corpus import load_corpus
+from cmgems.data.tokenizer import count_kmers
 from cmgems.masking.npmi import npmi_from_counts, read_npmi
-from cmgems.sequence.corpus import load_corpus
-from cmgems.sequence.tokenizer import count_kmers
 
 
 @pytest.fixture(scope="module")

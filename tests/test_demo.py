@@ -12,8 +12,8 @@ import mlflow
 import pytest
 
 from cmgems.config import load_config
-from cmgems.sequence.corpus import load_corpus
-from cmgems.training.evaluation import unigram_perplexity
+from cmgems.data.corpus import load_corpus
+from cmgems.training.validation import unigram_perplexity
 
 REPOSITORY = Path(__file__).parents[1]
 # What the tests' own surroundings, `make test` among them, would have the demo inherit.

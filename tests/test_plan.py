@@ -16,14 +16,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from cmgems.cli import main
 from cmgems.config import RECIPES, MaskingConfig, ModelConfig, StageConfig
+from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
+from cmgems.model.bert import bert_config, build_model
 from cmgems.planning.activations import activations
 from cmgems.planning.gpus import find_gpu, gpu_kinds
 from cmgems.planning.launches import BUCKET_PARAMETERS, LAUNCHES, Place, buffers, model_size, model_states, sent_bytes
 from cmgems.planning.plan import make_plan, read_plan_recipe
 from cmgems.planning.windows import Windows, mask_rate, widths
-from cmgems.training.model import bert_config, build_model
-from cmgems.training.order import BatchPlan
 
 LAUNCH = {launch.name: launch for launch in LAUNCHES}
 MILLION = 1_000_000
@@ -482,7 +482,7 @@ import deepspeed, deepspeed.ops
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from cmgems.config import ModelConfig
-from cmgems.training.model import build_model
+from cmgems.model.bert import build_model
 torch.distributed.init_process_group("gloo")
 model = build_model(ModelConfig(layers=2, hidden=64, intermediate=768, heads=8, dropout=0.0), 4, 0)
 zero = {"stage": 3, "overlap_comm": True, "contiguous_gradients": True, "reduce_bucket_size": 1_000_000,

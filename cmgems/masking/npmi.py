@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cmgems.data.tokenizer import SPECIAL_TOKENS, vocabulary
 from cmgems.errors import UserError
-from cmgems.sequence.tokenizer import SPECIAL_TOKENS, vocabulary
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -7,13 +7,13 @@ from typing import Any
 from transformers import BertConfig
 
 from cmgems.config import PretrainConfig, load_config, read_named_recipe
+from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
+from cmgems.model.bert import bert_config, repeatable_flops, training_flops
 from cmgems.planning.activations import Arithmetic, activations
 from cmgems.planning.gpus import GpuKind, find_gpu
 from cmgems.planning.launches import LAUNCHES, Launch, ModelSize, Place, buffers, model_size, model_states, sent_bytes
 from cmgems.planning.windows import Windows, full_width, mask_rate, read_windows, widths
-from cmgems.training.model import bert_config, repeatable_flops, training_flops
-from cmgems.training.order import BatchPlan
 
 STEPS = (1_000, 10_000, 120_000)
 """Lengths of a run, in optimizer steps, that the papers compare: CM-GEMS at 1,000 and 10,000, DNABERT at 120,000."""

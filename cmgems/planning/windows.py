@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cmgems.config import CorpusConfig, MaskingConfig, ModelConfig, PrepareConfig, StageConfig
+from cmgems.data.corpus import load_corpus
+from cmgems.data.loader import SPECIAL_TOKENS_A_WINDOW
+from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
 from cmgems.masking.centre_probability import genemask_masked_share, span_masked_share
-from cmgems.sequence.corpus import load_corpus
-from cmgems.training.loader import SPECIAL_TOKENS_A_WINDOW
-from cmgems.training.order import BatchPlan
 
-_MULTIPLE = 8  # cmgems.sequence.tokenizer.encode_batch pads to multiples of it
+_MULTIPLE = 8  # cmgems.data.tokenizer.encode_batch pads to multiples of it
 
 
 @dataclass(frozen=True, slots=True)

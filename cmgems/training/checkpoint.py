@@ -30,8 +30,8 @@ from transformers import BertForMaskedLM
 from transformers.utils.logging import disable_progress_bar
 
 from cmgems.config import CheckpointConfig
+from cmgems.data.tokenizer import save_tokenizer
 from cmgems.errors import UnavailableError, UserError
-from cmgems.sequence.tokenizer import save_tokenizer
 from cmgems.training.staging import StagingFolder
 from cmgems.training.staging import remove_all as remove_staging_folders
 

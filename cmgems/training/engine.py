@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from filelock import FileLock
 
 from cmgems.config import PretrainConfig
+from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
 from cmgems.training.launch import distribution, offload_device, zero_stage
-from cmgems.training.order import BatchPlan
 
 
 def prepare(

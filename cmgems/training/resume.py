@@ -10,6 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
 from cmgems.training.checkpoint import (
     DEEPSPEED_TAG,
@@ -21,7 +22,6 @@ from cmgems.training.checkpoint import (
     write_manifest,
 )
 from cmgems.training.launch import zero_stage
-from cmgems.training.order import BatchPlan
 
 UNIVERSAL = "universal"
 """Folder inside a checkpoint that holds it in DeepSpeed's universal format, once it was needed."""

@@ -17,10 +17,10 @@ from accelerate.utils import broadcast_object_list, gather_object
 from filelock import FileLock
 
 from cmgems.config import INITIAL_WEIGHTS, PretrainConfig, flatten
+from cmgems.data.corpus import Corpus
 from cmgems.errors import UserError
-from cmgems.journal import hold
 from cmgems.masking.npmi import NpmiTable
-from cmgems.sequence.corpus import Corpus
+from cmgems.tracking.journal import hold
 from cmgems.training.checkpoint import checkpoints, damage, read_state
 
 RUNS = Path("runs")

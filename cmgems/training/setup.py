@@ -5,11 +5,11 @@ from pathlib import Path
 from filelock import FileLock
 
 from cmgems.config import CorpusConfig, ModelConfig, NpmiConfig
+from cmgems.data.corpus import Corpus, load_corpus, prepare_corpus
+from cmgems.data.loader import SPECIAL_TOKENS_A_WINDOW
 from cmgems.errors import UserError
 from cmgems.masking.npmi import NpmiTable, human_counts, npmi_from_counts, read_npmi
-from cmgems.sequence.corpus import Corpus, load_corpus, prepare_corpus
-from cmgems.training.loader import SPECIAL_TOKENS_A_WINDOW
-from cmgems.training.model import check_init_from
+from cmgems.model.bert import check_init_from
 
 
 def open_corpus(config: CorpusConfig) -> Corpus:

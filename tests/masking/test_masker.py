@@ -6,10 +6,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cmgems.config import CorruptionConfig, MaskingConfig
+from cmgems.data.tokenizer import CLS, MASK, PAD, SEP, encode_batch
 from cmgems.masking.counters import Counters, Stream
 from cmgems.masking.masker import STATISTICS, MaskedBatch, Masker
 from cmgems.masking.npmi import NpmiTable
-from cmgems.sequence.tokenizer import CLS, MASK, PAD, SEP, encode_batch
 from tests.masking import reference
 from tests.waits import Waits
 

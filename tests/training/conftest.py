@@ -7,8 +7,8 @@ import torch
 import yaml
 
 from cmgems.config import PrepareConfig, load_config
+from cmgems.data.corpus import load_corpus, prepare_corpus
 from cmgems.pretrain import pretrain as pretrain_here
-from cmgems.sequence.corpus import load_corpus, prepare_corpus
 from tests.training.launching import forget_accelerator, launch, newest_run
 
 TINY = {

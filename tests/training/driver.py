@@ -42,8 +42,8 @@ from cmgems.masking import strategies
 from cmgems.masking.masker import Masker
 from cmgems.pretrain import pretrain
 from cmgems.training import checkpoint, engine
-from cmgems.training.loop import Trainer
 from cmgems.training.metrics import LogWindow
+from cmgems.training.trainer import Trainer
 
 RANK = int(os.environ.get("RANK", "0"))
 TRACE = Path(os.environ["TRACE"])

@@ -18,14 +18,15 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from cmgems import startup
 from cmgems.config import load_config
 from cmgems.errors import INTERRUPTED_EXIT_CODE, Interrupted, UserError, exit_on_user_error
 from cmgems.masking.npmi import npmi_from_counts, write_npmi
-from cmgems.training import checkpoint, interruption, run_folder, staging
+from cmgems.runtime import signals as interruption
+from cmgems.training import checkpoint, run_folder, staging
+from cmgems.training import environment as startup
 from cmgems.training.checkpoint import checkpoints, damage
-from cmgems.training.loop import Trainer
 from cmgems.training.staging import StagingFolder
+from cmgems.training.trainer import Trainer
 from tests.machine import require
 from tests.training.launching import history_of, newest_run
 

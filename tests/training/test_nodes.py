@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 from cmgems.config import PrepareConfig
-from cmgems.sequence.corpus import load_corpus, prepare_corpus
+from cmgems.data.corpus import load_corpus, prepare_corpus
 from tests.training.golden import GOLDEN_LOSSES
 from tests.training.launching import ENVIRONMENT, REPOSITORY, command, history
 

@@ -11,12 +11,12 @@ import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from cmgems.config import load_config, recipe_names
+from cmgems.data.tokenizer import CLS, SEP, encode
 from cmgems.errors import UserError
+from cmgems.model.bert import MaskedLanguageModel, build_model
 from cmgems.pretrain import pretrain
-from cmgems.sequence.tokenizer import CLS, SEP, encode
-from cmgems.training import loop
-from cmgems.training.loop import NonFiniteLossError
-from cmgems.training.model import MaskedLanguageModel, build_model
+from cmgems.training import trainer as loop
+from cmgems.training.trainer import NonFiniteLossError
 from tests.training.golden import GOLDEN_LOSSES
 from tests.training.launching import forget_accelerator, logged, newest_run
 from tests.training.launching import history_of as history
