@@ -25,7 +25,7 @@ from cmgems.data.corpus import load_corpus
 from cmgems.data.loader import TrainingRows, Windows, make_loader
 from cmgems.data.order import BatchPlan, training_samples
 from cmgems.pretrain import pretrain
-from cmgems.training import trainer as loop
+from cmgems.training import trainer
 
 SCRIPT = "cmgems/pretrain.py"
 TINY = {
@@ -168,7 +168,7 @@ def stages(changes: int) -> list[dict[str, Any]]:
     return [*going, {"name": "last", "masking": maskings[changes % 2]}]
 
 
-class TimedTrainer(loop.Trainer):
+class TimedTrainer(trainer.Trainer):
     """A trainer that notes the seconds of its steps, and of its decisions from when all ranks are there."""
 
     seconds: dict[str, list[float]] = {"steps": [], "decisions": []}
@@ -231,5 +231,5 @@ def checkpointing(work: Path, steps: int = 8) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    loop.Trainer = TimedTrainer  # type: ignore[misc]
+    trainer.Trainer = TimedTrainer  # type: ignore[misc]
     pretrain(load_config(sys.argv[2:]))

@@ -126,12 +126,12 @@ class Sync(Settings):
 
     def cli_cmd(self) -> None:
         """Send the rest of each run, and say what was sent; a folder that fails does not keep the others back."""
-        from cmgems.tracking import run as tracking  # here, because it takes seconds to import
+        from cmgems.tracking.run import sync  # here, because it takes seconds to import
 
         errors = []
         for folder in self.folders:
             try:
-                print(tracking.sync(folder))
+                print(sync(folder))
             except UserError as error:
                 errors.append(str(error))
         if errors:

@@ -9,7 +9,6 @@ import errno
 import gc
 import hashlib
 import json
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,6 @@ from operator import attrgetter, itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from uuid import uuid4
 
 import datasets
 import numpy as np
@@ -35,6 +33,7 @@ from cmgems.data.split import SPLITS, Chromosome, Split, assign, measure, valida
 from cmgems.data.tokenizer import SPECIAL_TOKENS, count_kmers, vocabulary
 from cmgems.data.windows import Window, cut_chromosome, window_lengths
 from cmgems.errors import UserError
+from cmgems.runtime.files import atomic_folder
 
 FORMAT = 1
 """Version of the folder's layout."""
@@ -145,24 +144,14 @@ def _without_cycle_search() -> Iterator[None]:
 def _complete_or_absent(output: Path) -> Iterator[Path]:
     """Give a folder to write, which becomes `output` at the end; on a failure it goes, and new parents with it."""
     missing = [folder for folder in output.parents if not folder.exists()]
-    partial = output.parent / f".{output.name}.partial-{uuid4().hex[:8]}"
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        _rename(partial, output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        with atomic_folder(output) as partial:
+            yield partial
+    except BaseException as error:
         for folder in missing:
             with suppress(OSError):  # another process may have put something there
                 folder.rmdir()
-        raise
-
-
-def _rename(partial: Path, output: Path) -> None:
-    try:
-        partial.rename(output)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+        if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY):
             raise UserError(f"{output}: another process has written it in the meantime; its corpus stays") from error
         raise
 

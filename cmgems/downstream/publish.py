@@ -6,7 +6,6 @@ the next time; nothing is there twice.
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from cmgems.downstream.results import (
 from cmgems.downstream.settings import ScoringConfig
 from cmgems.downstream.tasks import Suite
 from cmgems.errors import UserError
+from cmgems.runtime.files import atomic_file
 from cmgems.tracking.journal import Place, find_place, reason
 from cmgems.tracking.run import create_run, place_of_run
 
@@ -296,6 +296,5 @@ def _identity(result: Result) -> str:
 
 
 def _write_json(path: Path, values: Mapping[str, str]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(values) + "\n")
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(values) + "\n")

@@ -25,6 +25,7 @@ from cmgems.config import Settings
 from cmgems.downstream.protocols import ProtocolName
 from cmgems.downstream.scores import Predictions
 from cmgems.errors import UserError
+from cmgems.runtime.files import atomic_file
 
 DOWNSTREAM = "downstream"
 RESULT = "result.json"
@@ -180,9 +181,8 @@ def read_result(folder: Path) -> Result:
 
 def rewrite_result(folder: Path, result: Result) -> None:
     """Put a result in the place of the one in a folder, whose other files stay."""
-    partial = folder / f".{RESULT}.partial"
-    partial.write_text(result.model_dump_json(indent=1) + "\n")
-    partial.replace(folder / RESULT)
+    with atomic_file(folder / RESULT) as partial:
+        partial.write_text(result.model_dump_json(indent=1) + "\n")
 
 
 def read_results(run: Path, suite: str = "") -> list[Result]:

@@ -4,7 +4,6 @@ The page has all in it: pictures, style, no script. It needs no network.
 """
 
 import base64
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +18,7 @@ from cmgems.report.comparison import Comparison, Run, compare, read_runs
 from cmgems.report.figures import Picture
 from cmgems.report.published import SOURCE
 from cmgems.report.tables import Table
+from cmgems.runtime.files import atomic_file
 
 PAGE = "report.html"
 _PICTURES = "report_*.png"
@@ -164,9 +164,5 @@ def _render(runs: Sequence[Run], sections: Sequence[Section]) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with atomic_file(path) as partial:
         partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

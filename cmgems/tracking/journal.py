@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from cmgems.config import hide_password
 from cmgems.errors import UnavailableError, UserError
+from cmgems.runtime.files import atomic_file
 
 JOURNAL = "tracking.jsonl"
 SENT = "tracking.sent"
@@ -191,10 +192,9 @@ class Journal:
 
     def _note_sent(self, end: int, run: str | None) -> None:
         self._sent, self._sent_run = end, run
-        partial = self.folder / f"{SENT}.partial"
         try:
-            partial.write_text(f"{end}\n")
-            partial.replace(self.folder / SENT)
+            with atomic_file(self.folder / SENT) as partial:
+                partial.write_text(f"{end}\n")
         except OSError:  # on a full disk; without a note all is sent twice, which changes nothing in MLflow
             with suppress(OSError):
                 (self.folder / SENT).unlink(missing_ok=True)

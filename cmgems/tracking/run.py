@@ -51,7 +51,7 @@ from cmgems.config import PretrainConfig, TrackingConfig, flatten, hide_password
 from cmgems.curriculum.controller import Switch
 from cmgems.data.corpus import Corpus
 from cmgems.errors import Interrupted, UnavailableError, UserError
-from cmgems.runtime.files import check_writable
+from cmgems.runtime.files import atomic_file, check_writable
 from cmgems.tracking.journal import JOURNAL, Journal, Message, Place, Sender, reason, say
 from cmgems.tracking.plots import draw_validation
 
@@ -133,11 +133,10 @@ class Tracker:
         """Draw the validation of the run so far, with the switches marked: `perplexity.png`, also an artifact."""
         if self._journal:
             path = self._journal.folder / "perplexity.png"
-            partial = path.with_name("perplexity.png.partial")
             figure = draw_validation(evaluations, switches, unigram_perplexity, baselines)
             try:
-                figure.savefig(partial, format="png")
-                partial.replace(path)
+                with atomic_file(path) as partial:
+                    figure.savefig(partial, format="png")
             except OSError as error:
                 say(f"{path} cannot be drawn: {error}")
             else:

@@ -12,11 +12,11 @@ from accelerate import Accelerator
 
 from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
+from cmgems.runtime.files import atomic_folder, remove_leftovers
 from cmgems.training.checkpoint import (
     DEEPSPEED_TAG,
     RunState,
     checkpoint_step,
-    complete_or_absent,
     damage,
     read_state,
     write_manifest,
@@ -145,7 +145,8 @@ def _folder_to_load(accelerator: Accelerator, checkpoint: Path, processes: int) 
     folder = checkpoint / UNIVERSAL
     if accelerator.is_main_process and damage(folder) is not None:
         accelerator.print(f"converting {checkpoint}, of {processes} process(es), for any number of them")
-        with complete_or_absent(folder) as partial:
+        remove_leftovers(checkpoint)
+        with atomic_folder(folder, replace=True) as partial:
             _convert(checkpoint / DEEPSPEED_TAG, partial / DEEPSPEED_TAG)
             write_manifest(partial)
     accelerator.wait_for_everyone()

@@ -41,6 +41,7 @@ from cmgems.curriculum.controller import Controller
 from cmgems.masking import strategies
 from cmgems.masking.masker import Masker
 from cmgems.pretrain import pretrain
+from cmgems.runtime import files
 from cmgems.training import checkpoint, engine
 from cmgems.training.metrics import LogWindow
 from cmgems.training.trainer import Trainer
@@ -182,22 +183,22 @@ def kill_in_checkpoint(moment, step):
         return path.name == checkpoint.STATE_FILE and values["progress"]["step"] == int(step)
 
     def is_moved(path):
-        return re.search(rf"{folder}\.\w+\.partial/", str(path))
+        return re.search(rf"{folder.parent}/\.{folder.name}\.\w+\.partial/", str(path))
 
     def is_renamed(_partial, to):
         return to.parts[-2:] == folder.parts
 
     def is_removed(path):
-        if not str(path).endswith(f"{folder}.removed.partial"):
+        if not str(path).endswith(f"{folder.parent}/.{folder.name}.removed.partial"):
             return False
         (path / checkpoint.STATE_FILE).unlink()
         return True
 
     owner, name, condition = {
         "staging": (checkpoint, "_write_json", is_staged),
-        "move": (checkpoint, "_flush_to_disk", is_moved),
-        "rename": (checkpoint, "_put_in_place", is_renamed),
-        "removal": (checkpoint.shutil, "rmtree", is_removed),
+        "move": (checkpoint, "flush_to_disk", is_moved),
+        "rename": (checkpoint, "put_in_place", is_renamed),
+        "removal": (files.shutil, "rmtree", is_removed),
     }[moment]
     if RANK == 0:
         wrap(owner, name, before=kill_if(condition))

@@ -21,7 +21,8 @@ from filelock import FileLock
 from cmgems.config import load_config
 from cmgems.errors import INTERRUPTED_EXIT_CODE, Interrupted, UserError, exit_on_user_error
 from cmgems.masking.npmi import npmi_from_counts, write_npmi
-from cmgems.runtime import signals as interruption
+from cmgems.runtime import signals
+from cmgems.runtime.files import atomic_folder
 from cmgems.training import checkpoint, run_folder, staging
 from cmgems.training import environment as startup
 from cmgems.training.checkpoint import checkpoints, damage
@@ -212,7 +213,7 @@ def signalled_in_step(number, which):
 def test_a_second_sigterm_stops_at_once_but_for_the_echo_of_the_first(
     run, tmp_path, monkeypatch, seconds_to_forget, message
 ):
-    monkeypatch.setattr(interruption, "ECHO", seconds_to_forget)
+    monkeypatch.setattr(signals, "ECHO", seconds_to_forget)
     for _ in range(2):
         monkeypatch.setattr(Trainer, "_train_step", signalled_in_step(6, signal.SIGTERM))
     with pytest.raises(Interrupted, match=message):
@@ -358,7 +359,7 @@ def test_checkpoints_pass_through_the_folder_that_is_configured_and_leave_nothin
 
 def _write_on(folder, opened, go_on, ended):
     """Write a folder by halves, as a process does that outlives the run that has started it."""
-    with checkpoint.complete_or_absent(folder) as partial:
+    with atomic_folder(folder, replace=True) as partial:
         opened.set()
         go_on.wait(60)
         with suppress(OSError):
@@ -374,7 +375,7 @@ def test_what_an_orphan_still_writes_does_not_get_into_a_folder(tmp_path):
     orphan.start()
     try:
         assert opened.wait(60)
-        with checkpoint.complete_or_absent(tmp_path / "folder") as partial:
+        with atomic_folder(tmp_path / "folder", replace=True) as partial:
             go_on.set()
             assert ended.wait(60)
             (partial / "file").touch()

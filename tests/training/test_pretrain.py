@@ -15,7 +15,7 @@ from cmgems.data.tokenizer import CLS, SEP, encode
 from cmgems.errors import UserError
 from cmgems.model.bert import MaskedLanguageModel, build_model
 from cmgems.pretrain import pretrain
-from cmgems.training import trainer as loop
+from cmgems.training import trainer
 from cmgems.training.trainer import NonFiniteLossError
 from tests.training.golden import GOLDEN_LOSSES
 from tests.training.launching import forget_accelerator, logged, newest_run
@@ -117,7 +117,7 @@ def failing_after(run_steps, forward):
     [((), "--config RECIPE+nucleotides"), (("--model.embedding_init", "nucleotides"), "optimizer.learning_rate")],
 )
 def test_a_run_that_stays_on_the_plateau_says_so_and_what_helps(run, monkeypatch, capsys, settings, remedy):
-    monkeypatch.setattr(loop, "PLATEAU_STEPS", 8)
+    monkeypatch.setattr(trainer, "PLATEAU_STEPS", 8)
     run(*settings)
     lines = [line for line in capsys.readouterr().err.splitlines() if "still on a plateau" in line]
     assert [line.split("  ")[0] for line in lines] == ["step 8", "step 12"]

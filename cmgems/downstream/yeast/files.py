@@ -10,6 +10,7 @@ from filelock import FileLock
 from cmgems.downstream.yeast.annotation import read_chromosomes
 from cmgems.downstream.yeast.tasks import Example, is_task, make_examples
 from cmgems.errors import UserError
+from cmgems.runtime.files import atomic_file
 
 FOLDER = "yeast"
 """Folder of all tasks, below that of all data; each task has one of its own name in it."""
@@ -38,9 +39,8 @@ def _write_csv(examples: list[Example], path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Example._fields)
     writer.writerows(examples)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text.getvalue())
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        partial.write_text(text.getvalue())
 
 
 def ensure_yeast_tasks(folders: Collection[str], data: Path) -> None:
