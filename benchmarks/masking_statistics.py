@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
-from cmgems.config import CorruptionConfig, MaskingConfig
+from cmgems.config.schema import CorruptionConfig, MaskingConfig
 from cmgems.data.genomes import read_runs
 from cmgems.data.tokenizer import count_kmers, encode_batch
 from cmgems.masking.masker import STATISTICS, MaskedBatch, Masker

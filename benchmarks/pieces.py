@@ -10,7 +10,7 @@ import torch
 from benchmarks.measure import cost, repeated
 from benchmarks.peers import genemask_loop, separated
 from benchmarks.training import K, write_genome
-from cmgems.config import CorruptionConfig, MaskingConfig
+from cmgems.config.schema import CorruptionConfig, MaskingConfig
 from cmgems.data.tokenizer import build_tokenizer, count_kmers, encode_batch, vocabulary
 from cmgems.masking.counters import Counters
 from cmgems.masking.masker import FIRST_KMER, Masker

@@ -20,7 +20,7 @@ import yaml
 
 from benchmarks.measure import run
 from benchmarks.training import K, arguments, corpus, samples, step_times, useful_tokens
-from cmgems.config import load_config
+from cmgems.config.command_line import load_config
 from cmgems.data.corpus import load_corpus
 from cmgems.data.loader import TrainingRows, Windows, make_loader
 from cmgems.data.order import BatchPlan, training_samples

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from benchmarks.peers import train_bare, train_by_trainer
-from cmgems.config import PrepareConfig, PretrainConfig, load_config
+from cmgems.config.command_line import load_config
+from cmgems.config.schema import PrepareConfig, PretrainConfig
 from cmgems.data.corpus import load_corpus, prepare_corpus
 from cmgems.data.loader import TrainingRows, Windows
 from cmgems.data.order import BatchPlan

@@ -11,7 +11,9 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict
 from tqdm import tqdm
 
-from cmgems.config import COMMAND, NpmiConfig, PrepareConfig, PretrainConfig, Settings, run_command
+from cmgems.config.base import Settings
+from cmgems.config.command_line import COMMAND, run_command
+from cmgems.config.schema import NpmiConfig, PrepareConfig, PretrainConfig
 from cmgems.data.corpus import Corpus, load_corpus, prepare_corpus
 from cmgems.data.tokenizer import count_kmers
 from cmgems.downstream.settings import BenchmarkConfig

@@ -4,7 +4,7 @@ import sys
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from cmgems.config import COMMAND, run_command
+from cmgems.config.command_line import COMMAND, run_command
 from cmgems.downstream.settings import FinetuneConfig
 from cmgems.errors import end_process, exit_on_user_error
 

@@ -2,7 +2,8 @@
 
 import sys
 
-from cmgems.config import PretrainConfig, load_config
+from cmgems.config.command_line import load_config
+from cmgems.config.schema import PretrainConfig
 from cmgems.errors import end_process, exit_on_user_error, note_exit_code
 
 

@@ -10,7 +10,7 @@ from benchmarks.measure import Rates
 from benchmarks.peers import genemask_loop
 from benchmarks.pieces import CENTRE_PROBABILITY, TOKENS, K, random_windows
 from benchmarks.runs import batches_before
-from cmgems.config import CorruptionConfig, MaskingConfig, PrepareConfig
+from cmgems.config.schema import CorruptionConfig, MaskingConfig, PrepareConfig
 from cmgems.data.corpus import load_corpus, prepare_corpus
 from cmgems.data.loader import TrainingRows, Windows
 from cmgems.data.tokenizer import build_tokenizer, encode_batch, vocabulary

@@ -11,7 +11,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from cmgems.config import load_config
+from cmgems.config.command_line import load_config
 from cmgems.data.corpus import load_corpus
 from cmgems.training.validation import unigram_perplexity
 

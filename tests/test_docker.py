@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from sqlalchemy.engine import make_url
 
-from cmgems.config import load_config
+from cmgems.config.command_line import load_config
 from tests.container import REPOSITORY
 
 DOCKER = REPOSITORY / "docker"

@@ -15,7 +15,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from cmgems.cli import main
-from cmgems.config import RECIPES, MaskingConfig, ModelConfig, StageConfig
+from cmgems.config.recipes import RECIPES
+from cmgems.config.schema import MaskingConfig, ModelConfig, StageConfig
 from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
 from cmgems.model.bert import bert_config, build_model
@@ -481,7 +482,7 @@ os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0
 import deepspeed, deepspeed.ops
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-from cmgems.config import ModelConfig
+from cmgems.config.schema import ModelConfig
 from cmgems.model.bert import build_model
 torch.distributed.init_process_group("gloo")
 model = build_model(ModelConfig(layers=2, hidden=64, intermediate=768, heads=8, dropout=0.0), 4, 0)

@@ -1,43 +1,16 @@
-"""Every setting of a pretraining run, with its unit and its default, and how they are read.
+"""Every setting of a pretraining run, with its unit and its default. Unknown settings are refused."""
 
-A recipe is a YAML file; any setting in it can be overridden on the command line by its dotted name. Unknown settings
-are refused. This module imports neither torch nor transformers: a mistake is reported before either is loaded.
-"""
-
-import argparse
-import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict, SettingsError
+from pydantic import BaseModel, Field, model_validator
 
-from cmgems.errors import UserError
-
-RECIPES = Path(__file__).parent / "recipes"
-VARIANTS = RECIPES / "variants"
-DEMO_RECIPE = "demo"
+from cmgems.config.base import OpenShare, Settings, Share
+from cmgems.curriculum.triggers import Never, Trigger
 
 TRACKING_URI = r"^(sqlite|postgresql|mysql|mssql|https?|file|databricks)\b"
-
-Share = Annotated[float, Field(ge=0, le=1)]
-OpenShare = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Settings(BaseModel):
-    """Base of all groups of settings: unknown names are errors, docstrings become help texts."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, frozen=True)
-
-
-COMMAND = SettingsConfigDict(
-    cli_exit_on_error=False, cli_avoid_json=True, cli_hide_none_type=True, cli_implicit_flags=True
-)
-"""How commands read their settings."""
 
 
 class PrepareConfig(Settings):
@@ -146,51 +119,6 @@ class CorruptionConfig(Settings):
         if self.mask_share + self.random_share > 1:
             raise ValueError("mask_share + random_share is more than 1")
         return self
-
-
-class PerplexityDrop(Settings):
-    """Ends a stage when the validation perplexity under the stage's own masking stops falling."""
-
-    kind: Literal["perplexity_drop"]
-    """The drop between two successive evaluations of the stage falls below a threshold."""
-    below: float = Field(gt=0)
-    """The threshold: a smaller drop (or a rise) counts as a plateau."""
-    unit: Literal["perplexity", "percent"] = "perplexity"
-    """Unit of `below`: perplexity, or per cent of the previous evaluation's perplexity."""
-    patience: int = Field(default=1, ge=1)
-    """Number of plateau evaluations in a row that end the stage."""
-    min_steps: int = Field(default=0, ge=0)
-    """Optimizer steps the stage lasts at least."""
-    below_unigram: OpenShare | None = None
-    """Guard: only once the perplexity is below this share of the corpus' unigram perplexity."""
-
-
-class RunShare(Settings):
-    """Ends a stage at a share of the run's steps."""
-
-    kind: Literal["share"]
-    """A share of the run is over."""
-    at: OpenShare
-    """Share of the run's optimizer steps, counted from the start of the run."""
-
-
-class AtStep(Settings):
-    """Ends a stage at an optimizer step."""
-
-    kind: Literal["step"]
-    """An optimizer step is reached."""
-    at: int = Field(gt=0)
-    """Optimizer steps done when the next stage begins, counted from the start of the run."""
-
-
-class Never(Settings):
-    """The stage lasts to the end of the run."""
-
-    kind: Literal["never"] = "never"
-    """The stage does not end."""
-
-
-Trigger = Annotated[PerplexityDrop | RunShare | AtStep | Never, Field(discriminator="kind")]
 
 
 class StageConfig(Settings):
@@ -431,22 +359,14 @@ class PretrainConfig(Settings):
 
 def check_stages(stages: list[StageConfig], steps: int, evaluate_every: int) -> None:
     """Raise ValueError, naming the stage, if a stage before the last can never end or the last one is to end."""
-    if not isinstance(stages[-1].until, Never):
+    if not stages[-1].until.is_never:
         raise ValueError(f"curriculum.stages: the last stage, '{stages[-1].name}', needs until: never")
     reached = 0
     for stage in stages[:-1]:
         where = f"curriculum.stages: stage '{stage.name}' can never end before the last"
-        match stage.until:
-            case Never():
-                raise ValueError(f"{where}: its until is 'never'")
-            case AtStep(at=at):
-                first = at
-            case RunShare(at=share):
-                first = share_step(share, steps)
-            case PerplexityDrop(patience=patience, min_steps=min_steps):
-                # A drop needs two evaluations under the stage's own masking, and decisions fall at evaluations only.
-                evaluations = max(reached // evaluate_every + 1 + patience, -(-(reached + min_steps) // evaluate_every))
-                first = evaluations * evaluate_every
+        if stage.until.is_never:
+            raise ValueError(f"{where}: its until is 'never'")
+        first = stage.until.earliest_end(reached, steps, evaluate_every)
         if first >= steps:
             raise ValueError(f"{where}: it ends after step {first} at the earliest, and training.steps is {steps}")
         if first <= reached:
@@ -454,136 +374,9 @@ def check_stages(stages: list[StageConfig], steps: int, evaluate_every: int) -> 
         reached = first
 
 
-def share_step(share: float, steps: int) -> int:
-    """Number of optimizer steps done when `share` of a run of `steps` is over (rounded to the nearest)."""
-    return round(share * steps)
-
-
-class _CommandLine(PretrainConfig, BaseSettings):  # type: ignore[misc]  # both are pydantic models
-    """Pretrain a DNA language model. Every setting of the recipe can be given here, by its dotted name."""
-
-    config: str = DEMO_RECIPE
-    """Recipe: a YAML file, the name of one that ships with cmgems, or either with a variant, as in `demo+VARIANT`."""
-
-
-def load_config(arguments: list[str], program: str = "pretrain.py") -> PretrainConfig:
-    """Read the recipe that `--config` names, and the overrides, from command-line arguments.
-
-    Raises UserError naming the setting that is wrong. `--help` prints all settings and exits.
-    """
-    in_lists, rest = _split_off_list_overrides(arguments)
-    overrides = _parse_command_line(rest, program)
-    recipe = overrides.pop("config", DEMO_RECIPE)
-    values = _merge(read_named_recipe(recipe), overrides)
-    for name, value in in_lists:
-        _set_in_list(values, name, value)
-    try:
-        return PretrainConfig.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{Path(recipe).name}: " + describe_validation_error(error, PretrainConfig)) from None
-
-
 def hide_password(text: str) -> str:
     """A tracking URI, or a message with one in it, as it may be shown."""
     return re.sub(r"(://[^/@:\s]*):[^@\s]*@", r"\1:***@", text)
-
-
-def run_command(command: type[BaseSettings], arguments: list[str]) -> None:
-    """Read the settings of a command from its arguments, and call its `cli_cmd`; `--a-name` is the same as `--a_name`.
-
-    Raises UserError naming the setting that is wrong. `--help` prints all settings and exits.
-    """
-    try:
-        CliApp.run(command, cli_args=[_underscored(argument) for argument in arguments])
-    except SettingsError as error:
-        raise UserError(f"command line: {error}") from None
-    except ValidationError as error:
-        raise UserError(describe_validation_error(error, command)) from None
-
-
-def _underscored(argument: str) -> str:
-    option, separator, value = argument.partition("=")
-    start = next((start for start in ("--no-", "--") if option.startswith(start)), option)
-    return start + option.removeprefix(start).replace("-", "_") + separator + value
-
-
-def read_named_recipe(name: str) -> dict[str, Any]:
-    """Values of a recipe, given as a file or by the name of one that ships with cmgems; `RECIPE+VARIANT` is a recipe
-    with a few settings replaced, by a file in `cmgems/recipes/variants`, and a name of its own."""
-    if Path(name).is_file():
-        return read_recipe(Path(name))
-    recipe, variants = name, list[str]()
-    while "+" in recipe and not Path(recipe).is_file():
-        recipe, _, variant = recipe.rpartition("+")
-        variants.insert(0, variant)
-    values = read_recipe(find_recipe(recipe))
-    for variant in variants:
-        path = VARIANTS / f"{variant}.yaml"
-        if not path.is_file():
-            raise UserError(f"--config {name}: no variant {variant}. Variants: {', '.join(variant_names())}")
-        values = _merge(values, read_recipe(path))
-        values["name"] = f"{values.get('name', Path(recipe).stem)}-{variant}"
-    return values
-
-
-def find_recipe(name: str) -> Path:
-    """Path of a recipe, given as a file or by the name of one in `cmgems/recipes`."""
-    for path in (Path(name), RECIPES / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    raise UserError(f"--config {name}: no such file, nor a recipe of that name. Recipes: {', '.join(recipe_names())}")
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that ship with cmgems (files starting with _ are parts that recipes extend)."""
-    return sorted(path.stem for path in RECIPES.glob("[!_]*.yaml"))
-
-
-def variant_names() -> list[str]:
-    """Names of the variants that every recipe has, as RECIPE+VARIANT."""
-    return sorted(path.stem for path in VARIANTS.glob("*.yaml"))
-
-
-def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Values in a recipe file, merged over those of the file that its `extends` names (relative to it, or shipped)."""
-    if path.resolve() in extended_by:
-        raise UserError(f"{path}: extends: the file extends itself, by way of {extended_by[-1]}")
-    values = read_mapping(path, "a recipe is a mapping of settings")
-    if "extends" not in values:
-        return values
-    name = str(values.pop("extends"))
-    base = next((folder / name for folder in (path.parent, RECIPES) if (folder / name).is_file()), None)
-    if base is None:
-        raise UserError(f"{path}: extends: there is no file {name} beside it, nor among the shipped recipes")
-    return _merge(read_recipe(base, (*extended_by, path.resolve())), values)
-
-
-def read_mapping(path: Path, expected: str) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping. Raises UserError that says what was `expected` where it does not."""
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: {expected}, this is {type(values).__name__}")
-    return values
-
-
-def describe_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line a mistake: the setting's dotted name, what is wrong, and what it was."""
-    lines = []
-    for mistake in error.errors():
-        where = ".".join(str(part) for part in mistake["loc"])
-        if mistake["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(where, _setting_names(model), n=1)
-            lines.append(f"{where}: unknown setting" + (f" (did you mean {close[0]}?)" if close else ""))
-        elif mistake["type"] == "missing":
-            lines.append(f"{where}: missing, and it has no default")
-        elif mistake["type"] == "value_error":
-            lines.append((f"{where}: " if where else "") + str(mistake["ctx"]["error"]))
-        else:
-            lines.append(f"{where}: {mistake['msg']} (it is {mistake['input']!r})")
-    return "\n  ".join(lines)
 
 
 def flatten(config: BaseModel) -> dict[str, Any]:
@@ -600,118 +393,3 @@ def flatten(config: BaseModel) -> dict[str, Any]:
             yield prefix, value
 
     return dict(walk("", config.model_dump(mode="json")))
-
-
-def _split_off_list_overrides(arguments: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:
-    """Overrides of settings inside lists, such as `--curriculum.stages.0.until.below 5`, and the other arguments."""
-    found: list[tuple[str, Any]] = []
-    rest: list[str] = []
-    remaining = iter(arguments)
-    for argument in remaining:
-        name, separator, value = argument.partition("=")
-        if not re.fullmatch(r"--\w+(\.\w+)*\.\d+(\.\w+)*", name):
-            rest.append(argument)
-            continue
-        text = value if separator else next(remaining, None)
-        if text is None:
-            raise UserError(f"{name}: a value is missing")
-        try:
-            found.append((name, yaml.safe_load(text)))
-        except yaml.YAMLError as error:
-            raise UserError(f"{name}: {text!r} cannot be read as a value: {error}") from None
-    return found, rest
-
-
-def _set_in_list(values: dict[str, Any], name: str, value: Any) -> None:
-    """Set the value that a dotted name with list places in it stands for."""
-    *parents, last = name.removeprefix("--").split(".")
-    place: Any = values
-    try:
-        for part in parents:
-            place = place[int(part)] if isinstance(place, list) else place[part]
-        if isinstance(place, list):
-            place[int(last)] = value
-        else:
-            place[last] = value
-    except (LookupError, TypeError, ValueError):
-        raise UserError(f"{name}: the recipe has no such place") from None
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse prints a mistake with the usage of all settings and exits; here it is an error like any other."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"command line: {message}")
-
-
-def _parse_command_line(arguments: list[str], program: str) -> dict[str, Any]:
-    parser = _Parser(
-        prog=program,
-        usage=f"{program} [--config RECIPE] [--SETTING VALUE ...]",
-        description=_CommandLine.__doc__,
-        epilog=_help_on_stages()
-        + "\n\nRecipes: "
-        + ", ".join(recipe_names())
-        + "\nVariants (RECIPE+VARIANT): "
-        + ", ".join(variant_names()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    known = {"--config"} | {f"--{name}" for name in _setting_names(PretrainConfig)}
-    for argument in arguments:
-        name = argument.split("=")[0]
-        if name.startswith("--") and name != "--help" and name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise UserError(f"{name}: unknown setting" + (f" (did you mean {close[0]}?)" if close else ""))
-    try:
-        source = CliSettingsSource[Any](
-            _CommandLine,
-            cli_parse_args=arguments,
-            root_parser=parser,
-            cli_avoid_json=True,
-            cli_hide_none_type=True,
-            cli_parse_none_str="null",
-            cli_exit_on_error=False,
-        )
-        return source()
-    except SettingsError as error:
-        raise UserError(f"command line: {error}") from None
-
-
-def _help_on_stages() -> str:
-    """The settings inside a stage, which stand in lists: pydantic-settings shows the list only."""
-    lines = ["inside a stage (N counts stages, M the maskings of a mix, from 0):"]
-    groups: list[tuple[str, type[BaseModel]]] = [("N", StageConfig), ("N.masking.M", MaskingConfig)]
-    groups += [("N.until", trigger) for trigger in get_args(get_args(Trigger)[0])]
-    for where, group in groups:
-        for name, field in group.model_fields.items():
-            if (group, name) in ((StageConfig, "masking"), (StageConfig, "until")):
-                continue
-            choices = f" {{{','.join(get_args(field.annotation))}}}" if get_origin(field.annotation) is Literal else ""
-            lines.append(f"  --curriculum.stages.{where}.{name}{choices}\n      {field.description}")
-    return "\n".join(lines)
-
-
-def _setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all settings of a model; a list of groups counts as one setting."""
-    for name, field in model.model_fields.items():
-        group = _group(field.annotation)
-        if group is None:
-            yield prefix + name
-        else:
-            yield from _setting_names(group, f"{prefix}{name}.")
-
-
-def _group(annotation: Any) -> type[Settings] | None:
-    """The group of settings that an annotation such as `Group` or `Group | None` names."""
-    alternatives = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    return next((t for t in alternatives if isinstance(t, type) and issubclass(t, Settings)), None)
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`, group by group; lists are replaced whole."""
-    merged = dict(base)
-    for key, value in over.items():
-        both_groups = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both_groups else value
-    return merged

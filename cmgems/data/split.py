@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from cmgems.config import PrepareConfig
+from cmgems.config.schema import PrepareConfig
 from cmgems.data.genomes import Piece
 from cmgems.errors import UserError
 

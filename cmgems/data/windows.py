@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmgems.config import PrepareConfig
+from cmgems.config.schema import PrepareConfig
 from cmgems.data.genomes import Piece
 
 _DRAWS = 4096

@@ -20,7 +20,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
-from cmgems.config import TrackingConfig
+from cmgems.config.schema import TrackingConfig
 from cmgems.downstream.results import (
     DOWNSTREAM,
     PREDICTIONS,

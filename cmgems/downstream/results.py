@@ -21,7 +21,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from cmgems.config import Settings
+from cmgems.config.base import Settings
 from cmgems.downstream.protocols import ProtocolName
 from cmgems.downstream.scores import Predictions
 from cmgems.errors import UserError

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from cmgems.config import OpenShare, Settings, Share, describe_validation_error, read_mapping
+from cmgems.config.base import OpenShare, Settings, Share
+from cmgems.config.command_line import describe_validation_error
+from cmgems.config.recipes import read_mapping
 from cmgems.downstream.protocols import PROTOCOLS, Pooling, Protocol
 from cmgems.errors import UserError
 

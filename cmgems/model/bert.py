@@ -12,7 +12,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertCrossAttention, BertLayer
 from transformers.utils import cached_file
 
-from cmgems.config import ModelConfig, OptimizerConfig
+from cmgems.config.schema import ModelConfig, OptimizerConfig
 from cmgems.data.tokenizer import PAD, vocabulary_size
 from cmgems.errors import UserError
 from cmgems.masking.strategies import places

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import BertForMaskedLM
 
-from cmgems.config import ModelConfig
+from cmgems.config.schema import ModelConfig
 from cmgems.data.tokenizer import BASES, SPECIAL_TOKENS, kmer_digits
 
 SHORTEST_WAVE = 4.0

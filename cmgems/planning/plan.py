@@ -6,7 +6,9 @@ from typing import Any
 
 from transformers import BertConfig
 
-from cmgems.config import PretrainConfig, load_config, read_named_recipe
+from cmgems.config.command_line import load_config
+from cmgems.config.recipes import read_named_recipe
+from cmgems.config.schema import PretrainConfig
 from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
 from cmgems.model.bert import bert_config, repeatable_flops, training_flops

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cmgems.config import CorpusConfig, MaskingConfig, ModelConfig, PrepareConfig, StageConfig
+from cmgems.config.schema import CorpusConfig, MaskingConfig, ModelConfig, PrepareConfig, StageConfig
 from cmgems.data.corpus import load_corpus
 from cmgems.data.loader import SPECIAL_TOKENS_A_WINDOW
 from cmgems.data.order import BatchPlan

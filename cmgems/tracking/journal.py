@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from cmgems.config import hide_password
+from cmgems.config.schema import hide_password
 from cmgems.errors import UnavailableError, UserError
 from cmgems.runtime.files import atomic_file
 

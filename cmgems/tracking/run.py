@@ -47,7 +47,7 @@ from requests.exceptions import RequestException
 from sqlalchemy import create_engine
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from cmgems.config import PretrainConfig, TrackingConfig, flatten, hide_password
+from cmgems.config.schema import PretrainConfig, TrackingConfig, flatten, hide_password
 from cmgems.curriculum.controller import Switch
 from cmgems.data.corpus import Corpus
 from cmgems.errors import Interrupted, UnavailableError, UserError

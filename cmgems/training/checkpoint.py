@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from transformers import BertForMaskedLM
 from transformers.utils.logging import disable_progress_bar
 
-from cmgems.config import CheckpointConfig
+from cmgems.config.schema import CheckpointConfig
 from cmgems.data.tokenizer import save_tokenizer
 from cmgems.errors import UnavailableError, UserError
 from cmgems.runtime.files import (

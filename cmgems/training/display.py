@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cmgems.config import PretrainConfig, hide_password
+from cmgems.config.schema import PretrainConfig, hide_password
 from cmgems.curriculum.controller import Controller
 from cmgems.training.progress import Progress
 

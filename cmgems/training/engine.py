@@ -11,7 +11,7 @@ import torch.distributed
 from accelerate import Accelerator
 from filelock import FileLock
 
-from cmgems.config import PretrainConfig
+from cmgems.config.schema import PretrainConfig
 from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
 from cmgems.training.launch import distribution, offload_device, zero_stage

@@ -19,7 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from cmgems import __version__
-from cmgems.config import hide_password
+from cmgems.config.schema import hide_password
 from cmgems.errors import UnavailableError, UserError
 from cmgems.runtime.files import check_writable
 from cmgems.tracking.run import tracking_problem

@@ -19,7 +19,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast
 
-from cmgems.config import LaunchConfig, PretrainConfig
+from cmgems.config.schema import LaunchConfig, PretrainConfig
 from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
 from cmgems.runtime.signals import stop_on_signals

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from filelock import FileLock
 
-from cmgems.config import INITIAL_WEIGHTS, PretrainConfig, flatten
+from cmgems.config.schema import INITIAL_WEIGHTS, PretrainConfig, flatten
 from cmgems.data.corpus import Corpus
 from cmgems.errors import UserError
 from cmgems.masking.npmi import NpmiTable

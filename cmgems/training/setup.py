@@ -4,7 +4,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from cmgems.config import CorpusConfig, ModelConfig, NpmiConfig
+from cmgems.config.schema import CorpusConfig, ModelConfig, NpmiConfig
 from cmgems.data.corpus import Corpus, load_corpus, prepare_corpus
 from cmgems.data.loader import SPECIAL_TOKENS_A_WINDOW
 from cmgems.errors import UserError

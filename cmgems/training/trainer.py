@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 
-from cmgems.config import PretrainConfig
+from cmgems.config.schema import PretrainConfig
 from cmgems.curriculum.controller import Controller
 from cmgems.data.loader import MicroBatch, TrainingRows, Windows, iterating, make_loader
 from cmgems.data.order import BatchPlan

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from cmgems.config import EvaluationConfig, MaskingConfig
+from cmgems.config.schema import EvaluationConfig, MaskingConfig
 from cmgems.data.loader import MicroBatch, ValidationRows, Windows, make_loader
 from cmgems.data.order import BatchPlan
 from cmgems.data.tokenizer import MASK, SPECIAL_TOKENS

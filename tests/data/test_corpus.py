@@ -18,7 +18,7 @@ import datasets
 import numpy as np
 import pytest
 
-from cmgems.config import PrepareConfig
+from cmgems.config.schema import PrepareConfig
 from cmgems.data import corpus as corpus_module
 from cmgems.data import genomes
 from cmgems.data.corpus import load_corpus, prepare_corpus
@@ -423,7 +423,7 @@ def test_yeast(tmp_path):
 PREPARE_AND_PRINT_PEAK = r"""
 import re, sys
 from pathlib import Path
-from cmgems.config import PrepareConfig
+from cmgems.config.schema import PrepareConfig
 from cmgems.data.corpus import prepare_corpus
 prepare_corpus(PrepareConfig(inputs=[sys.argv[1]]), Path(sys.argv[2]), progress=False)
 # Not ru_maxrss: a child process inherits its parent's.

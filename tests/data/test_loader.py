@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cmgems.config import CorruptionConfig, MaskingConfig
+from cmgems.config.schema import CorruptionConfig, MaskingConfig
 from cmgems.data.loader import TrainingRows, ValidationRows, Windows, make_loader
 from cmgems.data.order import BatchPlan
 from cmgems.data.tokenizer import CLS, PAD, SEP, encode

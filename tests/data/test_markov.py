@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmgems.config import CorruptionConfig
+from cmgems.config.schema import CorruptionConfig
 from cmgems.data.genomes import read_bases
 from cmgems.data.markov import MarkovChains, fit_chains, score_hidden_bases, summarize_baselines
 from cmgems.data.tokenizer import BASES, NO_BASE, encode_batch

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cmgems.config import PrepareConfig
+from cmgems.config.schema import PrepareConfig
 from cmgems.data.genomes import Piece
 from cmgems.data.split import SPLITS, Chromosome, assign, measure, validation_starts
 from cmgems.errors import UserError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from cmgems.config import TrackingConfig
+from cmgems.config.schema import TrackingConfig
 from cmgems.downstream.publish import (
     Publisher,
     find_parent,

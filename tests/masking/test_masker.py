@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cmgems.config import CorruptionConfig, MaskingConfig
+from cmgems.config.schema import CorruptionConfig, MaskingConfig
 from cmgems.data.tokenizer import CLS, MASK, PAD, SEP, encode_batch
 from cmgems.masking.counters import Counters, Stream
 from cmgems.masking.masker import STATISTICS, MaskedBatch, Masker

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmgems.config import MaskingConfig
+from cmgems.config.schema import MaskingConfig
 from cmgems.data.tokenizer import SPECIAL_TOKENS, encode_batch, vocabulary
 from cmgems.masking.centre_probability import (
     LONGEST_SOLVED,

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from cmgems.config import CorruptionConfig, EvaluationConfig, ModelConfig, PrepareConfig
+from cmgems.config.schema import CorruptionConfig, EvaluationConfig, ModelConfig, PrepareConfig
 from cmgems.data.corpus import load_corpus, prepare_corpus
 from cmgems.data.loader import Windows
 from cmgems.data.tokenizer import MASK, encode_batch, vocabulary

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForMaskedLM
 
-from cmgems.config import ModelConfig, OptimizerConfig
+from cmgems.config.schema import ModelConfig, OptimizerConfig
 from cmgems.errors import UserError
 from cmgems.model.bert import (
     bert_config,

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForMaskedLM, BertForMaskedLM
 
-from cmgems.config import ModelConfig
+from cmgems.config.schema import ModelConfig
 from cmgems.model.bert import bert_config, build_model
 from cmgems.model.dropout import ATTENTION, attention, drop, use_dropout
 

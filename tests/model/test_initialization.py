@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cmgems.config import ModelConfig
+from cmgems.config.schema import ModelConfig
 from cmgems.data.tokenizer import BASES, SPECIAL_TOKENS, encode_batch, vocabulary
 from cmgems.model.bert import build_model
 from cmgems.model.initialization import composed_embeddings, neighbour_offsets, sinusoids

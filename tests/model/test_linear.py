@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cmgems.config import ModelConfig
+from cmgems.config.schema import ModelConfig
 from cmgems.model.bert import build_model
 from cmgems.model.linear import Linear, use_linear
 

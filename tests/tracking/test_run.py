@@ -15,7 +15,8 @@ import mlflow
 import pytest
 
 from cmgems.cli import main
-from cmgems.config import PrepareConfig, load_config
+from cmgems.config.command_line import load_config
+from cmgems.config.schema import PrepareConfig
 from cmgems.data.corpus import load_corpus, prepare_corpus
 from cmgems.errors import Interrupted, UnavailableError, UserError
 from cmgems.tracking import run as tracking
@@ -536,7 +537,7 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from cmgems.tracking import run as tracking
-from cmgems.config import load_config
+from cmgems.config.command_line import load_config
 from cmgems.data.corpus import load_corpus
 
 corpus, folder, uri, run_id = sys.argv[1:]

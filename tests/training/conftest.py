@@ -6,7 +6,8 @@ import pytest
 import torch
 import yaml
 
-from cmgems.config import PrepareConfig, load_config
+from cmgems.config.command_line import load_config
+from cmgems.config.schema import PrepareConfig
 from cmgems.data.corpus import load_corpus, prepare_corpus
 from cmgems.pretrain import pretrain as pretrain_here
 from tests.training.launching import forget_accelerator, launch, newest_run

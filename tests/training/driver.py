@@ -36,7 +36,7 @@ import torch
 from torch import distributed
 
 from cmgems import errors
-from cmgems.config import load_config
+from cmgems.config.command_line import load_config
 from cmgems.curriculum.controller import Controller
 from cmgems.masking import strategies
 from cmgems.masking.masker import Masker

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from cmgems.config import load_config
+from cmgems.config.command_line import load_config
 from cmgems.errors import INTERRUPTED_EXIT_CODE, Interrupted, UserError, exit_on_user_error
 from cmgems.masking.npmi import npmi_from_counts, write_npmi
 from cmgems.runtime import signals

@@ -10,7 +10,8 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from cmgems.config import load_config, recipe_names
+from cmgems.config.command_line import load_config
+from cmgems.config.recipes import recipe_names
 from cmgems.data.tokenizer import CLS, SEP, encode
 from cmgems.errors import UserError
 from cmgems.model.bert import MaskedLanguageModel, build_model

