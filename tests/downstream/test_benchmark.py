@@ -269,7 +269,7 @@ def test_the_untrained_start_of_a_run_is_scored_beside_its_models(place, mlflow_
 def test_mean_pooling_is_a_protocol_of_its_own_and_in_the_result(place, mlflow_uri):
     benchmark(place, mlflow_uri, "--tasks", "one", "--seeds", "1", "--no-floors", "--pooling", "mean")
     [(name, (result, _))] = all_results(place).items()
-    assert name == "toys-tuned/step-00000100/one/seed-42"
+    assert name == "toys-pooled/step-00000100/one/seed-42"
     assert result["recipe"]["pooling"] == "mean"
     assert json.loads(result["identity"]["recipe"])["pooling"] == "mean"
 
