@@ -1,32 +1,9 @@
 """Small tasks and their files."""
 
 import pytest
-import torch
 
 from cmgems.downstream.results import Result
-from cmgems.downstream.tasks import Task
-
-RECIPE = {"learning_rate": 3e-5, "batch": 32, "epochs": 3, "warmup_steps": 50}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    """Models this small are fastest with one, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def make_task():
-    """Make a task of two classes; any setting can be given."""
-
-    def make(**settings) -> Task:
-        given = {"name": "toy", "species": "toy", "kind": "toy", "classes": ["no", "yes"], "length": 100}
-        return Task.model_validate(given | {"recipe": RECIPE} | settings)
-
-    return make
+from tests.conftest import RECIPE
 
 
 @pytest.fixture

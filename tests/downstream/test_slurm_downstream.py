@@ -5,7 +5,7 @@ import yaml
 
 from cmgems.downstream.tasks import load_suite
 from tests.downstream.models import ours
-from tests.slurm_cluster import ENVIRONMENT, OPTIONS
+from tests.support.slurm_cluster import ENVIRONMENT, OPTIONS
 from tests.training.launching import REPOSITORY
 
 pytestmark = pytest.mark.slow

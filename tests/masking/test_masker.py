@@ -11,7 +11,7 @@ from cmgems.masking.counters import Counters, Stream
 from cmgems.masking.masker import STATISTICS, MaskedBatch, Masker
 from cmgems.masking.npmi import NpmiTable
 from tests.masking import reference
-from tests.waits import Waits
+from tests.support.waits import Waits
 
 SPAN = MaskingConfig(strategy="span", rate=0.15)
 GENEMASK = MaskingConfig(strategy="genemask", rate=0.15)

@@ -20,7 +20,7 @@ from cmgems.model.bert import (
     repeatable_flops,
     training_flops,
 )
-from tests.waits import Waits
+from tests.support.waits import Waits
 
 SMALL = ModelConfig(layers=2, hidden=32, intermediate=64, heads=4, dropout=0.1, max_positions=32)
 

@@ -21,7 +21,7 @@ from cmgems.data.corpus import load_corpus, prepare_corpus
 from cmgems.errors import Interrupted, UnavailableError, UserError
 from cmgems.tracking import run as tracking
 from cmgems.tracking.journal import Journal
-from tests.mlflow_server import Server
+from tests.support.mlflow_server import Server
 
 NOWHERE = "http://127.0.0.1:9"
 EVALUATIONS = [{"step": 4, "stage": "span", "perplexity": {"span": 9.0, "stage": 9.0}}]

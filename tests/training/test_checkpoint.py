@@ -28,7 +28,7 @@ from cmgems.training import environment as startup
 from cmgems.training.checkpoint import checkpoints, damage
 from cmgems.training.staging import StagingFolder
 from cmgems.training.trainer import Trainer
-from tests.machine import require
+from tests.support.machine import require
 from tests.training.launching import history_of, newest_run
 
 

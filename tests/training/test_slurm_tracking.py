@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SHARED_DATA
-from tests.mlflow_server import Server
-from tests.postgresql import Database, require_postgresql
-from tests.slurm_cluster import ENVIRONMENT, NODES, OPTIONS
+from tests.support.mlflow_server import Server
+from tests.support.postgresql import Database, require_postgresql
+from tests.support.slurm_cluster import ENVIRONMENT, NODES, OPTIONS
 from tests.training.golden import GOLDEN_LOSSES
 from tests.training.launching import REPOSITORY, logged
 from tests.training.slurm_job import Job

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg2
 
-from tests.machine import require
+from tests.support.machine import require
 
 INSTALL = "apt-get install --no-install-recommends postgresql"
 

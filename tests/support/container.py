@@ -9,9 +9,9 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from tests.machine import require
+from tests.support.machine import require
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 PROGRAMS = ("buildah", "debootstrap")
 INSTALL = "apt-get install --no-install-recommends buildah debootstrap"
 

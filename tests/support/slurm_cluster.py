@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.machine import require
+from tests.support.machine import require
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare")
 INSTALL = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge iproute2"
@@ -25,7 +25,7 @@ NODES = {"ctl": "10.66.0.1", "node1": "10.66.0.11", "node2": "10.66.0.12"}
 # What jobs of the scripts in slurm/ are given here: a small part of a node, and this Python.
 OPTIONS = ("--gpus-per-node=1", "--cpus-per-task=1")
 ENVIRONMENT = {
-    "ACTIVATE": f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={Path(__file__).parents[1]}",
+    "ACTIVATE": f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={Path(__file__).parents[2]}",
     "OMP_NUM_THREADS": "1",
 }
 
