@@ -25,7 +25,7 @@ def finetune(config: FinetuneConfig) -> None:
     suite, [task] = experiment.load_tasks(config, [config.task])
     model = subjects.model_subject(config)
     output = subjects.run_folder(config)
-    startup.check_surroundings(output, tracking_uri(output, config.tracking_uri), needs_tracking=False)
+    startup.preflight(output, tracking_uri(output, config.tracking_uri), needs_tracking=False)
     model.source.check()
     experiment.make_data(suite, [task], config)
     data = read_task(task, config.data, config.resplit)

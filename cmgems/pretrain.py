@@ -26,14 +26,16 @@ def pretrain(config: PretrainConfig) -> None:
     startup.prepare_cpu_memory()
     run_folder.check_run_folder(config)
     output = config.output or run_folder.RUNS / config.name
-    startup.check_surroundings(output, config.tracking.uri, needs_tracking=run_folder.begins_anew(config))
+    startup.preflight(output, config.tracking.uri, needs_tracking=run_folder.is_new_run(config))
     corpus = setup.open_corpus(config.corpus)
     table = setup.open_npmi(config.npmi, corpus)
     setup.check_model_fits(config.model, corpus)
 
     accelerator, plan = launch.start_accelerator(config)
     accelerator.print(startup.report(accelerator.state, launch.describe_kind(accelerator)))
-    startup.check_all_have(accelerator.state, run_folder.in_common(config, corpus, table), "the same recipe and data")
+    startup.check_all_have(
+        accelerator.state, run_folder.shared_settings(config, corpus, table), "the same recipe and data"
+    )
     training_windows, validation_windows = (
         Windows(split, corpus.k, config.model.max_positions) for split in (corpus.train, corpus.validation)
     )
@@ -75,7 +77,7 @@ def pretrain(config: PretrainConfig) -> None:
             tracker.tags({"launch": description, "folder": folder.resolve()})
             if resumed and is_main:
                 tracker.tags(resumed.tags(plan))
-                resume.set_aside_later(resumed.checkpoint)
+                resume.archive_newer_checkpoints(resumed.checkpoint)
             trainer = Trainer(
                 config=config,
                 accelerator=accelerator,

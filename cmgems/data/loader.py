@@ -23,7 +23,7 @@ from cmgems.runtime.signals import leave_signals_to_the_parent
 
 Lengths = npt.NDArray[np.int32]
 
-SPECIAL_TOKENS_A_WINDOW = 2
+SPECIAL_TOKENS_PER_WINDOW = 2
 """[CLS] and [SEP]."""
 
 
@@ -52,7 +52,7 @@ class Windows(Dataset[Any]):
     """A split of the corpus: one item is a whole micro-batch, asked for by its epochs and sample ids."""
 
     def __init__(self, split: datasets.Dataset, k: int, max_positions: int) -> None:
-        self.split, self.k, self.max_tokens = split, k, max_positions - SPECIAL_TOKENS_A_WINDOW
+        self.split, self.k, self.max_tokens = split, k, max_positions - SPECIAL_TOKENS_PER_WINDOW
 
     @cached_property
     def lengths(self) -> Lengths:

@@ -18,7 +18,7 @@ from cmgems.downstream.results import Result, read_results, result_folder, task_
 from cmgems.downstream.rows import is_hub_name
 from cmgems.downstream.settings import BenchmarkConfig
 from cmgems.downstream.subjects import (
-    Subject,
+    Candidate,
     kmer_regression,
     model_subject,
     random_weights,
@@ -27,7 +27,7 @@ from cmgems.downstream.subjects import (
 )
 from cmgems.downstream.tasks import Suite, Task
 from cmgems.errors import UserError
-from cmgems.tracking.journal import reason
+from cmgems.tracking.journal import summarize_error
 from cmgems.training import environment as startup
 
 FIRST_SEED = 42
@@ -42,7 +42,7 @@ def benchmark(config: BenchmarkConfig) -> bool:
         raise UserError("cmgems benchmark is one process; several share the work by --shard, each on a GPU of its own")
     suite, tasks = load_tasks(config, config.tasks)
     folder, subject = run_folder(config), model_subject(config)
-    startup.check_surroundings(folder, tracking_uri(folder, config.tracking_uri), needs_tracking=False)
+    startup.preflight(folder, tracking_uri(folder, config.tracking_uri), needs_tracking=False)
     print(startup.report(PartialState(), "none"), flush=True)
     subject.source.check()
     make_data(suite, tasks, config)
@@ -65,7 +65,7 @@ def benchmark(config: BenchmarkConfig) -> bool:
             problem = str(error)
         except Exception as error:  # noqa: BLE001  # out of memory, say: the other tasks go on
             traceback.print_exc()
-            problem = f"{type(error).__name__}: {reason(error)}"
+            problem = f"{type(error).__name__}: {summarize_error(error)}"
         else:
             publisher.publish(result)
             took = f"{result.seconds / 60:.1f} min" if is_new else "there already"
@@ -84,7 +84,7 @@ def benchmark(config: BenchmarkConfig) -> bool:
     return not failures
 
 
-def _floors(subject: Subject) -> Iterator[Subject]:
+def _floors(subject: Candidate) -> Iterator[Candidate]:
     """What the model has to beat, as far as there is it."""
     start = untrained_start(subject)
     if start is not None:
@@ -93,7 +93,7 @@ def _floors(subject: Subject) -> Iterator[Subject]:
     yield kmer_regression(subject.source)
 
 
-def _units(subjects: list[Subject], config: BenchmarkConfig) -> Iterator[tuple[Subject, int]]:
+def _units(subjects: list[Candidate], config: BenchmarkConfig) -> Iterator[tuple[Candidate, int]]:
     """Subjects and seeds of a task; a regression has no use for several seeds, unless these are bootstraps."""
     for subject in subjects:
         has_seeds = config.probe or subject.kind != "k-mer regression"

@@ -25,7 +25,7 @@ RESPLIT_TRAIN_SHARE = 0.8
 _AMBIGUOUS = "RYSWKMBDHVXryswkmbdhvx"
 _TO_BASES = str.maketrans("acgtnuU" + _AMBIGUOUS, "ACGTNTT" + "N" * len(_AMBIGUOUS))
 _SEQUENCE = re.compile("[ACGTN]+")
-_STRANGER = re.compile("[^ACGTN]")
+_INVALID = re.compile("[^ACGTN]")
 _LABEL = re.compile("[0-9]{1,9}")
 
 # Names of the splits in datasets on the hub, in the order in which they are tried.
@@ -244,7 +244,7 @@ def _to_bases(text: str, where: str) -> str:
     sequence = text.translate(_TO_BASES)
     if _SEQUENCE.fullmatch(sequence):
         return sequence
-    stranger = _STRANGER.search(sequence)
+    stranger = _INVALID.search(sequence)
     if stranger is None:
         raise UserError(f"{where}: there is no sequence")
     at = stranger.start()

@@ -16,7 +16,7 @@ from cmgems.downstream.classifier import digest, load_classifier, load_encoder
 from cmgems.downstream.confusion import draw_confusion
 from cmgems.downstream.data import TaskData
 from cmgems.downstream.features import FeatureReader
-from cmgems.downstream.finetuning import DivergedError, Machine, Outcome, fine_tune
+from cmgems.downstream.finetuning import ComputeConfig, DivergedError, Outcome, fine_tune
 from cmgems.downstream.inputs import Encoder, Rows, summarise_lengths
 from cmgems.downstream.integrity import check_integrity
 from cmgems.downstream.pooling import MeanPooledClassifier
@@ -35,7 +35,7 @@ from cmgems.downstream.results import (
 )
 from cmgems.downstream.scores import Predictions, best_value, confusion, score
 from cmgems.downstream.settings import ScoringConfig
-from cmgems.downstream.subjects import Subject
+from cmgems.downstream.subjects import Candidate
 from cmgems.downstream.tasks import Suite, Task, load_suite
 from cmgems.downstream.yeast.files import ensure_yeast_tasks
 from cmgems.errors import UserError
@@ -63,9 +63,9 @@ def make_data(suite: Suite, tasks: list[Task], config: ScoringConfig) -> None:
         ensure_yeast_tasks([task.folder or task.name for task in tasks], Path(config.data))
 
 
-def machine(config: ScoringConfig) -> Machine:
+def machine(config: ScoringConfig) -> ComputeConfig:
     """How fine-tunings are computed."""
-    return Machine(config.micro_batch, config.evaluation_batch, config.precision)
+    return ComputeConfig(config.micro_batch, config.evaluation_batch, config.precision)
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class Experiment:
 
     suite: Suite
     task: Task
-    subject: Subject
+    subject: Candidate
     seed: int
-    machine: Machine
+    machine: ComputeConfig
     protocol: Protocol
 
     @property

@@ -12,7 +12,7 @@ from accelerate import PartialState
 
 from cmgems.downstream.classifier import Source, load_classifier, load_encoder
 from cmgems.downstream.data import TaskData
-from cmgems.downstream.finetuning import Machine, check_precision
+from cmgems.downstream.finetuning import ComputeConfig, check_precision
 from cmgems.downstream.inputs import Encoder, Rows, collate, summarise_lengths
 from cmgems.downstream.regression import kmer_shares
 from cmgems.errors import UserError
@@ -36,7 +36,7 @@ class Features:
 class FeatureReader:
     """Computes features, and keeps those of the last model and task: the seeds of a task follow one another."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: ComputeConfig) -> None:
         self._machine = machine
         self._of: tuple[Any, TaskData] | None = None
         self._last: Features | None = None
@@ -62,7 +62,7 @@ def kmer_features(data: TaskData) -> Features:
     return Features({name: kmer_shares(split.sequences) for name, split in data.splits.items()}, 0, {})
 
 
-def model_features(source: Source, data: TaskData, machine: Machine, seed: int, title: str) -> Features:
+def model_features(source: Source, data: TaskData, machine: ComputeConfig, seed: int, title: str) -> Features:
     """Return the means of a model's hidden states for all rows of a task.
 
     Parameters
@@ -98,7 +98,7 @@ def model_features(source: Source, data: TaskData, machine: Machine, seed: int, 
 
 @torch.inference_mode()
 def mean_hidden_states(
-    model: Any, encoder: Encoder, rows: Rows, machine: Machine, title: str, name: str
+    model: Any, encoder: Encoder, rows: Rows, machine: ComputeConfig, title: str, name: str
 ) -> npt.NDArray[np.float32]:
     """Return the means of the hidden states over each sequence's tokens [rows, layers, width], embeddings first.
 

@@ -38,7 +38,7 @@ from cmgems.training.launch import launched_with_deepspeed
 
 
 @dataclass(frozen=True)
-class Machine:
+class ComputeConfig:
     """How a fine-tuning is computed. Without dropout, the first two change its result by rounding alone."""
 
     micro_batch: int = 32
@@ -87,7 +87,7 @@ def fine_tune(
     encoder: Encoder,
     splits: Mapping[str, Rows],
     recipe: Recipe,
-    machine: Machine,
+    machine: ComputeConfig,
     seed: int,
     folder: Path,
     title: str,
@@ -125,7 +125,7 @@ def fine_tune(
     )
 
 
-def _arguments(recipe: Recipe, machine: Machine, seed: int, folder: Path, has_dev: bool) -> TrainingArguments:
+def _arguments(recipe: Recipe, machine: ComputeConfig, seed: int, folder: Path, has_dev: bool) -> TrainingArguments:
     [learning_rate] = recipe.learning_rates
     at_once, micro_steps = _micro_batches(recipe.batch, PartialState().num_processes, machine.micro_batch)
     evaluate_every = recipe.evaluate_every if has_dev else None

@@ -36,7 +36,7 @@ from cmgems.downstream.settings import ScoringConfig
 from cmgems.downstream.tasks import Suite
 from cmgems.errors import UserError
 from cmgems.runtime.files import atomic_file
-from cmgems.tracking.journal import Place, find_place, reason
+from cmgems.tracking.journal import MlflowRunRef, find_place, summarize_error
 from cmgems.tracking.run import create_run, place_of_run
 
 RECORD = "mlflow.json"
@@ -60,7 +60,7 @@ class Publisher:
     config: ScoringConfig
     suite: Suite
     folder: Path
-    _parent: Place | None = None
+    _parent: MlflowRunRef | None = None
     _problem: str | None = None
     _left: list[Result] = field(default_factory=list)
 
@@ -98,10 +98,10 @@ class Publisher:
                 with _one_at_a_time(self.folder):  # shards that end together see each other's points
                     publish_means(self.suite, read_results(self.folder, self.suite.name), self._parent)
         except TRACKING_ERRORS as error:
-            self._problem = reason(error)
+            self._problem = summarize_error(error)
 
 
-def find_parent(run: Path, uri: str | None, experiment: str, name: str) -> Place:
+def find_parent(run: Path, uri: str | None, experiment: str, name: str) -> MlflowRunRef:
     """The MLflow run that the results below the folder `run` belong to.
 
     That is the run of the pretraining, if there was one in the folder. Without one, or where `uri` names another place
@@ -131,14 +131,14 @@ def tracking_uri(run: Path, uri: str | None) -> str:
     return uri or next((place.uri for place in _known_parents(run)), TrackingConfig().uri)
 
 
-def _known_parents(run: Path) -> list[Place]:
+def _known_parents(run: Path) -> list[MlflowRunRef]:
     """The run of the pretraining, and the one that was made for want of it, as far as there are any."""
     record = run / DOWNSTREAM / RECORD
-    made_here = Place(**json.loads(record.read_text())) if record.is_file() else None
+    made_here = MlflowRunRef(**json.loads(record.read_text())) if record.is_file() else None
     return [place for place in (find_place(run), made_here) if place is not None]
 
 
-def publish_result(folder: Path, result: Result, parent: Place) -> str:
+def publish_result(folder: Path, result: Result, parent: MlflowRunRef) -> str:
     """Make a result's child run, unless it is there already; return its id."""
     record = folder / RECORD
     wanted = {"uri": parent.uri, "parent": parent.run}
@@ -152,7 +152,7 @@ def publish_result(folder: Path, result: Result, parent: Place) -> str:
     return run_id
 
 
-def _finished_child(client: MlflowClient, result: Result, parent: Place) -> str | None:
+def _finished_child(client: MlflowClient, result: Result, parent: MlflowRunRef) -> str | None:
     """The child run of this result, if it is whole; what is left of others in its place is deleted."""
     experiment = client.get_run(parent.run).info.experiment_id
     same = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run}' AND tags.`{KEY}` = '{_key(result)}'"
@@ -163,7 +163,7 @@ def _finished_child(client: MlflowClient, result: Result, parent: Place) -> str 
     return None
 
 
-def _create_child(client: MlflowClient, folder: Path, result: Result, parent: Place) -> str:
+def _create_child(client: MlflowClient, folder: Path, result: Result, parent: MlflowRunRef) -> str:
     ended = round((folder / RESULT).stat().st_mtime * 1000)
     began = ended - round(result.seconds * 1000)
     tags = {
@@ -210,7 +210,7 @@ def _child_metrics(result: Result, began: int, ended: int) -> Iterator[Metric]:
         yield Metric(f"test/{name}", value, ended, result.best_step or 0)
 
 
-def publish_means(suite: Suite, results: Sequence[Result], parent: Place) -> None:
+def publish_means(suite: Suite, results: Sequence[Result], parent: MlflowRunRef) -> None:
     """Log means and standard deviations over seeds to the parent, at the steps of its models; those that are new."""
     client = MlflowClient(tracking_uri=parent.uri)
     run = client.get_run(parent.run)
@@ -237,7 +237,7 @@ def publish_report(run: Path, files: Sequence[Path]) -> None:
         for path in files:
             client.log_artifact(parent.run, str(path), "report")
     except TRACKING_ERRORS as error:
-        print(f"warning: the report is not in MLflow: {reason(error)}", file=sys.stderr, flush=True)
+        print(f"warning: the report is not in MLflow: {summarize_error(error)}", file=sys.stderr, flush=True)
 
 
 def suite_metrics(suite: Suite, results: Sequence[Result]) -> dict[tuple[str, int], float]:

@@ -15,7 +15,7 @@ UNTRAINED = "step-00000000"
 
 
 @dataclass(frozen=True)
-class Subject:
+class Candidate:
     """What is scored: a model, or a floor."""
 
     kind: Kind
@@ -27,13 +27,13 @@ class Subject:
     """Optimizer steps that the model was pretrained for, if known."""
 
 
-def random_weights(source: Source) -> Subject:
+def random_weights(source: Source) -> Candidate:
     """The floor that has the model's architecture and none of what it has learned."""
     floor = Source(source.model, source.trust_remote_code, random_weights=True, max_tokens=source.max_tokens)
-    return Subject("random weights", "random-weights", floor)
+    return Candidate("random weights", "random-weights", floor)
 
 
-def untrained_start(subject: Subject) -> Subject | None:
+def untrained_start(subject: Candidate) -> Candidate | None:
     """The model as its pretraining began, where the run has exported it (`checkpoint.milestones`, step 0).
 
     It tells what training has brought from what the initial weights bring, which are not plain random ones where a
@@ -43,12 +43,12 @@ def untrained_start(subject: Subject) -> Subject | None:
     start = model.parent / UNTRAINED
     if model == start or not (start / "config.json").is_file():
         return None
-    return Subject("model", UNTRAINED, replace(subject.source, model=str(_shorter(start))), step=0)
+    return Candidate("model", UNTRAINED, replace(subject.source, model=str(_shorter(start))), step=0)
 
 
-def kmer_regression(source: Source) -> Subject:
+def kmer_regression(source: Source) -> Candidate:
     """The floor that is no neural network."""
-    return Subject("k-mer regression", f"{K}-mer-regression", source)
+    return Candidate("k-mer regression", f"{K}-mer-regression", source)
 
 
 def run_folder(config: ScoringConfig) -> Path:
@@ -67,11 +67,11 @@ def _shorter(folder: Path) -> Path:
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
-def model_subject(config: ScoringConfig) -> Subject:
+def model_subject(config: ScoringConfig) -> Candidate:
     """The model that is scored, and the number of its pretraining steps, as its folder's name `step-N` says."""
     folder = Path(config.model)
     name = folder.resolve().name if folder.is_dir() else folder.name
     numbered = re.fullmatch(r"step-(\d+)", name)
     step = int(numbered[1]) if config.step is None and numbered else config.step
     source = Source(config.model, config.trust_remote_code, max_tokens=config.max_tokens)
-    return Subject("model", name, source, step)
+    return Candidate("model", name, source, step)

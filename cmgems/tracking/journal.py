@@ -40,14 +40,14 @@ def say(text: str) -> None:
     tqdm.write(hide_password(text), file=sys.stderr)
 
 
-def reason(error: Exception) -> str:
+def summarize_error(error: Exception) -> str:
     """First line of an error, its middle left out: clients nest several errors in one message, the cause last."""
     text = (str(error).splitlines() or [""])[0] or type(error).__name__
     return text if len(text) <= 210 else f"{text[:100]} ... {text[-100:]}"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class MlflowRunRef:
     """Where messages belong."""
 
     uri: str
@@ -62,7 +62,7 @@ class Place:
 class Message:
     """A line of the journal."""
 
-    place: Place
+    place: MlflowRunRef
     content: dict[str, Any]
     end: int
     """Bytes of the journal up to the end of the line."""
@@ -94,7 +94,7 @@ def _lines(path: Path, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue  # cut short by a crash: it was never whole
 
 
-def find_place(folder: Path) -> Place | None:
+def find_place(folder: Path) -> MlflowRunRef | None:
     """Where the newest part of a folder's journal belongs, whether or not its run goes on; None without a journal."""
     path, place = folder / JOURNAL, None
     for _, content in _lines(path, 0) if path.exists() else ():
@@ -103,15 +103,15 @@ def find_place(folder: Path) -> Place | None:
     return place
 
 
-def _place(content: dict[str, Any]) -> Place:
-    return Place(content["uri"], content["experiment"], content["run"])
+def _place(content: dict[str, Any]) -> MlflowRunRef:
+    return MlflowRunRef(content["uri"], content["experiment"], content["run"])
 
 
 class InUseError(UnavailableError):
     """Another process has the run's folder: it may be about to end."""
 
 
-def hold(folder: Path, patience: float = 0) -> FileLock:
+def lock_run_folder(folder: Path, patience: float = 0) -> FileLock:
     """Take the folder of a run for this process, after `patience` seconds at most; `release` gives it back.
 
     Raises InUseError where another process has it, UserError where the folder cannot be written to.
@@ -136,34 +136,36 @@ class Journal:
     """
 
     def __init__(self, folder: Path, lock: FileLock | None = None) -> None:
-        """`lock`: what `hold` has given, if this process has the folder already."""
+        """`lock`: what `lock_run_folder` has given, if this process has the folder already."""
         self.folder, self.path = folder, folder / JOURNAL
         self.news = threading.Event()  # set by each new message
         self._writing = threading.Lock()
         self._unwritten = bytearray()
         self._full = False
-        self._lock = hold(folder) if lock is None else lock.acquire().lock  # taken twice, to be released twice
+        self._lock = (
+            lock_run_folder(folder) if lock is None else lock.acquire().lock
+        )  # taken twice, to be released twice
         try:
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
             self._lock.release()
             raise UserError(f"{folder} cannot be written to: {error}") from None
         self._end_torn_line()
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, MlflowRunRef] = {}
         self._current: str | None = None
         self._sent, self._sent_run = self._find_sent()
 
     @property
-    def place(self) -> Place | None:
+    def place(self) -> MlflowRunRef | None:
         """Where the last message belongs; None in a new journal."""
         return None if self._current is None else self._places[self._current]
 
-    def begin(self, place: Place, instead_of: str | None = None) -> None:
-        """Say where the messages from now on belong, and all of the run `instead_of`, which are then sent again."""
-        if instead_of is not None:
-            self._go_back(instead_of)
-        if instead_of is not None or (self._current, self._places.get(place.run)) != (place.run, place):
-            content = asdict(place) | ({"instead_of": instead_of} if instead_of else {})
+    def begin(self, place: MlflowRunRef, replaces_run: str | None = None) -> None:
+        """Say where the messages from now on belong, and all of the run `replaces_run`, which are then sent again."""
+        if replaces_run is not None:
+            self._go_back(replaces_run)
+        if replaces_run is not None or (self._current, self._places.get(place.run)) != (place.run, place):
+            content = asdict(place) | ({"instead_of": replaces_run} if replaces_run else {})
             self.append(content)
             self._note_place(content)
 
@@ -329,7 +331,7 @@ class Sender(threading.Thread):
                 goes_on = "waiting for it" if ending else "training goes on"
                 say(
                     f"MLflow at {self._uri} does not answer: {goes_on}, metrics are kept in "
-                    f"{self._journal.path} ({reason(error)})"
+                    f"{self._journal.path} ({summarize_error(error)})"
                 )
                 self._away, self._sent_late = True, 0
             return False

@@ -52,7 +52,7 @@ from cmgems.curriculum.controller import Switch
 from cmgems.data.corpus import Corpus
 from cmgems.errors import Interrupted, UnavailableError, UserError
 from cmgems.runtime.files import atomic_file, check_writable
-from cmgems.tracking.journal import JOURNAL, Journal, Message, Place, Sender, reason, say
+from cmgems.tracking.journal import JOURNAL, Journal, Message, MlflowRunRef, Sender, say, summarize_error
 from cmgems.tracking.plots import draw_validation
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -77,7 +77,7 @@ _MESSAGES_AT_ONCE = 200
 
 # Answers that refuse a request without a word against what is in it: credentials, proxies, too many requests.
 _LATER = (408, 409, 425, 429, 499)
-_NOT_FOR_GOOD = (401, 403, 404, 407, *_LATER)
+_RETRYABLE_STATUSES = (401, 403, 404, 407, *_LATER)
 
 
 class Tracker:
@@ -196,9 +196,9 @@ def open_run(
     """A new MLflow run of this name, or the one of `run_id` continued; `folder` is the run's folder.
 
     It ends FINISHED, KILLED when it was interrupted, or FAILED on any other exception. `repeats_exactly`: the steps
-    that a continued run trains again come out as before, and their metrics are not logged a second time. `lock`: what
-    `journal.hold` has given for the folder. A store that answers and does not have the run to be continued gets a new
-    one with all that the journal has.
+    that a continued run trains again come out as before, and their metrics are not logged a second time. `lock`: that
+    of `journal.lock_run_folder` for the folder. A store that answers and does not have the run to be continued gets a
+    new one with all that the journal has.
 
     Raises UserError if a new run cannot be made in MLflow, or if another process has the folder; nothing else that
     MLflow does comes through.
@@ -212,7 +212,7 @@ def open_run(
             place = place_of_run(config.tracking, create_run(config.tracking, name))
             journal.begin(place)
         else:
-            place = _go_on(config, name, corpus, journal, run_id)
+            place = _resume_run(config, name, corpus, journal, run_id)
         tracker = Tracker(place.run, journal, again=run_id is not None and repeats_exactly)
     except BaseException:
         journal.close()
@@ -258,7 +258,7 @@ def sync(folder: Path) -> str:
         raise UserError(
             hide_password(
                 f"{folder}: MLflow at {first.place.uri} does not take {journal.count_unsent()} of {number} messages, "
-                f"which stay in {journal.path} ({reason(error)})"
+                f"which stay in {journal.path} ({summarize_error(error)})"
             )
         ) from error
     finally:
@@ -285,16 +285,16 @@ def tracking_problem(uri: str) -> str | None:
         elif uri.startswith(("postgresql", "mysql", "mssql")):
             create_engine(uri).connect().close()
     except (MlflowException, OSError, SQLAlchemyError, ImportError, ValueError, UserError) as error:
-        return hide_password(reason(error))
+        return hide_password(summarize_error(error))
     return None
 
 
-def place_of_run(settings: TrackingConfig, run_id: str) -> Place:
+def place_of_run(settings: TrackingConfig, run_id: str) -> MlflowRunRef:
     """Where the run is in MLflow; an SQLite file by its full path, so that it is found from other folders too."""
     uri, prefix = settings.uri, "sqlite:///"
     if uri.startswith(prefix):
         uri = f"{prefix}{Path(uri.removeprefix(prefix)).resolve()}"
-    return Place(uri, settings.experiment, run_id)
+    return MlflowRunRef(uri, settings.experiment, run_id)
 
 
 def create_run(settings: TrackingConfig, name: str) -> str:
@@ -306,7 +306,7 @@ def create_run(settings: TrackingConfig, name: str) -> str:
         return str(client.create_run(experiment_id, run_name=name, tags=resolve_tags()).info.run_id)
 
 
-def _go_on(config: PretrainConfig, name: str, corpus: Corpus, journal: Journal, run_id: str) -> Place:
+def _resume_run(config: PretrainConfig, name: str, corpus: Corpus, journal: Journal, run_id: str) -> MlflowRunRef:
     """Where a run goes on that was `run_id` when its checkpoint was saved; the journal then sends there.
 
     Where it has been sent to last, if the store has that run or does not answer; in a store that has none of its runs,
@@ -324,7 +324,7 @@ def _go_on(config: PretrainConfig, name: str, corpus: Corpus, journal: Journal, 
             say(f"MLflow at {uri} does not have the run {newest}, and takes no new one: training goes on ({error})")
             found = newest
     place = place_of_run(config.tracking, found)
-    journal.begin(place, instead_of=newest if found != newest else None)
+    journal.begin(place, replaces_run=newest if found != newest else None)
     return place
 
 
@@ -388,7 +388,7 @@ def _artifact_location(uri: str) -> str | None:
     return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
 
 
-def _describe(config: PretrainConfig, corpus: Corpus, place: Place) -> None:
+def _describe(config: PretrainConfig, corpus: Corpus, place: MlflowRunRef) -> None:
     """Parameters, settings and data of a new run. Raises UserError if MLflow does not take them."""
     parameters = {k: v for k, v in flatten(config).items() if k not in _NOT_PARAMETERS}
     inputs = [_dataset_input(corpus, context) for context in ("training", "validation")]
@@ -518,7 +518,10 @@ def _log(client: mlflow.MlflowClient, run_id: str, points: list[Metric | RunTag]
         _raise_unless_refused(error, client, run_id)
         if len(points) == 1:
             [point] = points
-            say(f"MLflow refuses {point.key} = {point.value}, which stays in the journal alone ({reason(error)})")
+            say(
+                f"MLflow refuses {point.key} = {point.value}, which stays in the journal alone "
+                f"({summarize_error(error)})"
+            )
             return
         _log(client, run_id, points[: len(points) // 2])
         _log(client, run_id, points[len(points) // 2 :])
@@ -534,7 +537,7 @@ def _upload(client: mlflow.MlflowClient, run_id: str, path: Path, to: str | None
             (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), to)
     except (MlflowException, RequestException) as error:
         _raise_unless_refused(error, client, run_id)
-        say(f"MLflow refuses the artifact {path}, which stays there alone ({reason(error)})")
+        say(f"MLflow refuses the artifact {path}, which stays there alone ({summarize_error(error)})")
 
 
 def _raise_unless_refused(error: MlflowException | RequestException, client: mlflow.MlflowClient, run_id: str) -> None:
@@ -543,7 +546,10 @@ def _raise_unless_refused(error: MlflowException | RequestException, client: mlf
         status = error.get_http_status_code()
     else:
         status = 500 if error.response is None else error.response.status_code
-    if not _is_refusal(status, _NOT_FOR_GOOD) or client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE:
+    if (
+        not _is_refusal(status, _RETRYABLE_STATUSES)
+        or client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE
+    ):
         raise error
 
 

@@ -49,7 +49,7 @@ WEIGHTS_FILE = "weights.pt"
 _ERROR = "error"
 _TORCH_WRITER = "inline_container"
 """In the message of the RuntimeError by which torch.save says that it cannot write."""
-_FOR_GOOD = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_PERMANENT_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _SECONDS_BETWEEN_ANSWERS = 0.5
 
 
@@ -117,7 +117,7 @@ class CheckpointWriter:
             try:
                 partial.mkdir(parents=True)
             except OSError as error:
-                raise self._failure(error, _is_for_good(error)) from error
+                raise self._failure(error, _is_permanent(error)) from error
         self.accelerator.wait_for_everyone()
         with self._named_failures():
             staged = self._staging.new()
@@ -137,25 +137,25 @@ class CheckpointWriter:
             error = self._pending.exception() if finished else None
             if not finished and time.monotonic() > deadline:
                 error = TimeoutError("the storage does not answer")
-            own = [not finished, error is not None, _is_for_good(error)]
+            own = [not finished, error is not None, _is_permanent(error)]
             counts = torch.tensor(own, dtype=torch.int64, device=self.accelerator.device)
-            waiting, failed, for_good = self.accelerator.reduce(counts, "sum").tolist()
+            waiting, failed, permanent = self.accelerator.reduce(counts, "sum").tolist()
             if failed:
-                if for_good:
+                if permanent:
                     remove_leftovers(self.parent)  # what takes the room is of no use
-                raise self._failure(error, bool(for_good))
+                raise self._failure(error, bool(permanent))
             if not waiting:
                 self._pending = None
 
-    def _failure(self, error: BaseException | None, for_good: bool) -> BaseException:
+    def _failure(self, error: BaseException | None, permanent: bool) -> BaseException:
         """What to raise where this process could not write its part; where `error` is None, another one could not.
 
-        `for_good` says that somebody has to do something before it can.
+        `permanent` says that somebody has to do something before it can.
         """
         if error is not None and not isinstance(error, OSError):
             return error
         why = error or "another process could not write its part, and says why"
-        kind = UserError if for_good else UnavailableError
+        kind = UserError if permanent else UnavailableError
         return kind(f"a checkpoint cannot be written to {self.parent}: {why}", every_process=error is not None)
 
     @contextmanager
@@ -263,7 +263,7 @@ def checkpoints(parent: Path) -> list[Path]:
     return sorted(path.parent for path in parent.glob(f"step-*[0-9]/{MANIFEST}"))
 
 
-def damage(folder: Path) -> str | None:
+def find_corruption(folder: Path) -> str | None:
     """What is wrong with a checkpoint: a file that is missing, or not as it was written. None: all is well."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
@@ -278,7 +278,7 @@ def damage(folder: Path) -> str | None:
 
 
 def write_manifest(folder: Path) -> None:
-    """Note the digests of all files in a folder, for `damage` to compare with."""
+    """Note the digests of all files in a folder, for `find_corruption` to compare with."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     _write_json(folder / MANIFEST, {str(path.relative_to(folder)): _digest(path) for path in files})
 
@@ -343,9 +343,9 @@ def _full_precision_weights(accelerator: Accelerator, model: Any) -> dict[str, t
     return {name: tensor.detach().float().cpu() for name, tensor in weights.items()}
 
 
-def _is_for_good(error: BaseException | None) -> bool:
+def _is_permanent(error: BaseException | None) -> bool:
     """Whether an error while writing will come again: no room, or no right to write."""
-    return isinstance(error, OSError) and error.errno in _FOR_GOOD
+    return isinstance(error, OSError) and error.errno in _PERMANENT_ERRNOS
 
 
 def _in_background(function: Callable[..., None], *arguments: Any) -> Future[None]:

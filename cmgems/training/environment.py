@@ -43,7 +43,7 @@ def prepare_cpu_memory() -> None:
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")  # torch's own, for the same
 
 
-def check_surroundings(output: Path, tracking_uri: str, needs_tracking: bool) -> None:
+def preflight(output: Path, tracking_uri: str, needs_tracking: bool) -> None:
     """Print versions, where the output goes, and whether the tracking server answers; on the first process only.
 
     Raises UserError if nothing can be written to the folder `output`, UnavailableError if MLflow is needed and does not

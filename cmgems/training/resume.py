@@ -17,7 +17,7 @@ from cmgems.training.checkpoint import (
     DEEPSPEED_TAG,
     RunState,
     checkpoint_step,
-    damage,
+    find_corruption,
     read_state,
     write_manifest,
 )
@@ -120,7 +120,7 @@ def _is_allowed(key: str, allowed: list[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in allowed)
 
 
-def set_aside_later(checkpoint: Path) -> None:
+def archive_newer_checkpoints(checkpoint: Path) -> None:
     """Move the checkpoints of later steps out of the way of the run that goes on from this one; for one process.
 
     They are damaged, or of a course that was given up, and would otherwise count as the newest. Only for a process
@@ -143,7 +143,7 @@ def _folder_to_load(accelerator: Accelerator, checkpoint: Path, processes: int) 
     if not zero_stage(accelerator) or processes == accelerator.num_processes:
         return checkpoint
     folder = checkpoint / UNIVERSAL
-    if accelerator.is_main_process and damage(folder) is not None:
+    if accelerator.is_main_process and find_corruption(folder) is not None:
         accelerator.print(f"converting {checkpoint}, of {processes} process(es), for any number of them")
         remove_leftovers(checkpoint)
         with atomic_folder(folder, replace=True) as partial:

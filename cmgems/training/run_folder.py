@@ -20,8 +20,8 @@ from cmgems.config.schema import INITIAL_WEIGHTS, PretrainConfig, flatten
 from cmgems.data.corpus import Corpus
 from cmgems.errors import UserError
 from cmgems.masking.npmi import NpmiTable
-from cmgems.tracking.journal import hold
-from cmgems.training.checkpoint import checkpoints, damage, read_state
+from cmgems.tracking.journal import lock_run_folder
+from cmgems.training.checkpoint import checkpoints, find_corruption, read_state
 
 RUNS = Path("runs")
 _SECONDS_TO_APPEAR = 30
@@ -79,7 +79,7 @@ def agree_on_folder(
     try:
         if accelerator.is_main_process:
             folder = _folder(config)
-            lock = hold(folder, patience=min(_SECONDS_TO_END, config.launch.timeout / 2))
+            lock = lock_run_folder(folder, patience=min(_SECONDS_TO_END, config.launch.timeout / 2))
             chosen = [(folder, _checkpoint_to_resume(config, folder))]
         broadcast_object_list(chosen)
         assert chosen[0] is not None
@@ -132,7 +132,7 @@ def run_name(config: PretrainConfig, folder: Path) -> str:
     return f"{config.name}-{folder.name}"
 
 
-def in_common(config: PretrainConfig, corpus: Corpus, table: NpmiTable) -> dict[str, Any]:
+def shared_settings(config: PretrainConfig, corpus: Corpus, table: NpmiTable) -> dict[str, Any]:
     """What all processes of a run must have: each machine reads its own recipe, and maybe its own copy of the corpus.
 
     Another corpus or NPMI table would go into the same model unseen; another interval would leave a process waiting.
@@ -168,12 +168,12 @@ def _checkpoint_to_resume(config: PretrainConfig, folder: Path) -> Path | None:
         return None
     if config.resume != "auto":
         named = Path(config.resume)
-        if problem := damage(named):
+        if problem := find_corruption(named):
             raise UserError(f"resume {named}: the checkpoint is damaged: {problem}")
         return named
     found = checkpoints(folder / "checkpoints")
     for checkpoint in reversed(found):
-        problem = damage(checkpoint)
+        problem = find_corruption(checkpoint)
         if problem is None:
             return checkpoint
         print(f"warning: {checkpoint} is damaged and passed over: {problem}", file=sys.stderr, flush=True)
@@ -182,7 +182,7 @@ def _checkpoint_to_resume(config: PretrainConfig, folder: Path) -> Path | None:
     return None
 
 
-def begins_anew(config: PretrainConfig) -> bool:
+def is_new_run(config: PretrainConfig) -> bool:
     """Whether there is no checkpoint to go on from; reads only, and on rank 0 alone: a network file system may go on
     telling another machine for a while that there is no folder, once that has asked for it."""
     if os.environ.get("RANK", "0") != "0":

@@ -6,7 +6,7 @@ from filelock import FileLock
 
 from cmgems.config.schema import CorpusConfig, ModelConfig, NpmiConfig
 from cmgems.data.corpus import Corpus, load_corpus, prepare_corpus
-from cmgems.data.loader import SPECIAL_TOKENS_A_WINDOW
+from cmgems.data.loader import SPECIAL_TOKENS_PER_WINDOW
 from cmgems.errors import UserError
 from cmgems.masking.npmi import NpmiTable, human_counts, npmi_from_counts, read_npmi
 from cmgems.model.bert import check_init_from
@@ -68,7 +68,7 @@ def open_npmi(config: NpmiConfig, corpus: Corpus) -> NpmiTable:
 
 def check_model_fits(config: ModelConfig, corpus: Corpus) -> None:
     """Raise UserError if the model cannot take the corpus' windows or k-mers."""
-    longest = corpus.manifest["config"]["window_tokens"] + SPECIAL_TOKENS_A_WINDOW
+    longest = corpus.manifest["config"]["window_tokens"] + SPECIAL_TOKENS_PER_WINDOW
     if longest > config.max_positions:
         raise UserError(
             f"model.max_positions is {config.max_positions}, but the windows of {corpus.path} have up to "

@@ -21,7 +21,7 @@ from cmgems.downstream.finetuning import start_processes
 from cmgems.downstream.settings import BenchmarkConfig
 from cmgems.downstream.subjects import model_subject, run_folder
 from cmgems.errors import UserError
-from cmgems.tracking.journal import Journal, Place
+from cmgems.tracking.journal import Journal, MlflowRunRef
 from tests.downstream.models import ours
 from tests.training.launching import ACCELERATE, DDP, ENVIRONMENT, REPOSITORY, forget_accelerator
 
@@ -489,7 +489,7 @@ def test_a_model_in_a_runs_folder_belongs_to_that_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_folder(config) == Path("runs/step-00003000")  # nobody knows of a run there yet
     journal = Journal(model.parent.parent)
-    journal.begin(Place("sqlite:///mlflow.db", "pretraining", "abc"))
+    journal.begin(MlflowRunRef("sqlite:///mlflow.db", "pretraining", "abc"))
     journal.close()
     (tmp_path / "latest").symlink_to(model)
     for name in (str(model), "runs/demo/1/models/step-00003000/", "latest"):

@@ -9,7 +9,7 @@ from cmgems.downstream import features
 from cmgems.downstream.classifier import Source, load_encoder
 from cmgems.downstream.data import Split, TaskData
 from cmgems.downstream.features import FeatureReader, model_features
-from cmgems.downstream.finetuning import Machine
+from cmgems.downstream.finetuning import ComputeConfig
 from cmgems.downstream.regression import kmer_shares
 from cmgems.errors import UserError
 from tests.downstream import models
@@ -56,8 +56,8 @@ def code(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", models.NATIVE)
 def test_they_are_means_over_all_tokens_of_all_windows_whatever_the_batch(tmp_path, data, kind):
     source = Source(str(models.NATIVE[kind](tmp_path / "model")))
-    found = model_features(source, data, Machine(evaluation_batch=4), 1, "toy")
-    alone = model_features(source, data, Machine(evaluation_batch=1), 1, "toy")
+    found = model_features(source, data, ComputeConfig(evaluation_batch=4), 1, "toy")
+    alone = model_features(source, data, ComputeConfig(evaluation_batch=1), 1, "toy")
     assert (found.layers, found.lengths["longer"] > 0) == (2, True)
 
     model, tokenizer = AutoModel.from_pretrained(source.model).eval(), AutoTokenizer.from_pretrained(source.model)
@@ -69,24 +69,26 @@ def test_they_are_means_over_all_tokens_of_all_windows_whatever_the_batch(tmp_pa
 
 
 def test_the_seed_draws_random_weights_and_nothing_of_a_pretrained_model(source, data):
-    first, second = (model_features(source, data, Machine(), seed, "toy").splits["test"] for seed in (1, 2))
+    first, second = (model_features(source, data, ComputeConfig(), seed, "toy").splits["test"] for seed in (1, 2))
     assert first.tolist() == second.tolist()
     drawn = Source(source.model, random_weights=True)
-    first, same, second = (model_features(drawn, data, Machine(), seed, "toy").splits["test"] for seed in (1, 1, 2))
+    first, same, second = (
+        model_features(drawn, data, ComputeConfig(), seed, "toy").splits["test"] for seed in (1, 1, 2)
+    )
     assert first.tolist() == same.tolist()
     assert not np.allclose(first, second)
 
 
 def test_bf16_changes_them_a_little(source, data):
-    exact = model_features(source, data, Machine(), 1, "toy").splits["test"]
-    rough = model_features(source, data, Machine(precision="bf16"), 1, "toy").splits["test"]
+    exact = model_features(source, data, ComputeConfig(), 1, "toy").splits["test"]
+    rough = model_features(source, data, ComputeConfig(precision="bf16"), 1, "toy").splits["test"]
     assert 0 < np.abs(exact - rough).max() < 0.05
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_fp16_needs_a_gpu(source, data):
     with pytest.raises(UserError, match="precision fp16 needs a GPU"):
-        model_features(source, data, Machine(precision="fp16"), 1, "toy")
+        model_features(source, data, ComputeConfig(precision="fp16"), 1, "toy")
 
 
 @pytest.mark.parametrize("signature", ["attention_mask, **_", "attention_mask"])
@@ -96,13 +98,13 @@ def test_a_model_that_returns_no_hidden_states_is_an_error(code, make_task, sign
     with pytest.raises(
         UserError, match=r"model .*model returns no hidden states: it can be fine-tuned, but not probed"
     ):
-        model_features(source, data, Machine(), 1, "toy")
+        model_features(source, data, ComputeConfig(), 1, "toy")
 
 
 def test_a_model_that_returns_its_last_layer_alone_has_one_layer(code, make_task):
     data = TaskData(make_task(length=400), split(4, 1), None, split(2, 2))
     source = code(output=("self.classifier(mean))", "self.classifier(mean), hidden_states=self.embeddings(input_ids))"))
-    found = model_features(source, data, Machine(), 1, "toy")
+    found = model_features(source, data, ComputeConfig(), 1, "toy")
     assert (found.layers, found.splits["train"].shape) == (1, (4, 16))
 
 
@@ -110,11 +112,11 @@ def test_hidden_states_that_are_not_finite_are_an_error(code, make_task):
     data = TaskData(make_task(length=400), split(4, 1), None, split(2, 2))
     output = ("self.classifier(mean))", "self.classifier(mean), hidden_states=self.embeddings(input_ids) / 0)")
     with pytest.raises(UserError, match="its hidden states are not finite in precision fp32"):
-        model_features(code(output=output), data, Machine(), 1, "toy")
+        model_features(code(output=output), data, ComputeConfig(), 1, "toy")
 
 
 def test_k_mers_have_their_shares(data):
-    found = FeatureReader(Machine()).of_kmers(data)
+    found = FeatureReader(ComputeConfig()).of_kmers(data)
     assert found.splits["dev"].tolist() == kmer_shares(data.dev.sequences).tolist()
 
 
@@ -126,7 +128,7 @@ def test_they_are_computed_once_for_all_seeds_of_a_model_and_for_each_of_random_
         return model_features(source, data, machine, seed, title)
 
     monkeypatch.setattr(features, "model_features", count)
-    reader, drawn = FeatureReader(Machine()), Source(source.model, random_weights=True)
+    reader, drawn = FeatureReader(ComputeConfig()), Source(source.model, random_weights=True)
     first = reader.of_model(source, data, 42, "toy")
     assert reader.of_model(source, data, 43, "toy") is first
     for seed in (42, 42, 43):

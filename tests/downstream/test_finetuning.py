@@ -11,14 +11,14 @@ from transformers import dynamic_module_utils
 
 from cmgems.downstream.classifier import Source, load_classifier, load_encoder
 from cmgems.downstream.data import Split
-from cmgems.downstream.finetuning import Machine, _arguments, _micro_batches, fine_tune
+from cmgems.downstream.finetuning import ComputeConfig, _arguments, _micro_batches, fine_tune
 from cmgems.downstream.inputs import Rows
 from cmgems.downstream.scores import score
 from cmgems.downstream.tasks import Recipe
 from cmgems.errors import UserError
 from tests.downstream import models
 
-ON_CPU = Machine()
+ON_CPU = ComputeConfig()
 
 DECIDING = "GAT"
 """A sequence that has this k-mer is of class 1."""
@@ -105,7 +105,7 @@ def test_a_model_learns_a_task_that_one_k_mer_decides(learned):
 
 def test_logits_of_a_sequence_are_the_mean_over_its_windows(run, short_source):
     data = splits(train=32, dev=0, test=25, lengths=(6, 12, 20, 33))
-    outcome, model = run(short_source, data, recipe(steps=3), Machine(evaluation_batch=4))
+    outcome, model = run(short_source, data, recipe(steps=3), ComputeConfig(evaluation_batch=4))
     expected = logits_by_hand(model, short_source, data["test"].sequences).double().softmax(dim=1)
     assert outcome.test.probabilities == pytest.approx(expected.numpy(), abs=1e-6)
     assert len(set(outcome.test.probabilities[:, 0].round(6))) == 25
@@ -114,7 +114,7 @@ def test_logits_of_a_sequence_are_the_mean_over_its_windows(run, short_source):
 def test_the_loss_is_the_mean_over_the_sequences_however_many_windows_they_have(run, short_source):
     data = splits(train=16, dev=0, test=4, lengths=(6, 12, 20, 33))
     outcome, model = run(
-        short_source, data, recipe(learning_rate=1e-12, batch=16, steps=20), Machine(micro_batch=5), dropout=False
+        short_source, data, recipe(learning_rate=1e-12, batch=16, steps=20), ComputeConfig(micro_batch=5), dropout=False
     )
     logits = logits_by_hand(model, short_source, data["train"].sequences)
     expected = cross_entropy(logits, torch.tensor(data["train"].labels)).item()
@@ -125,7 +125,9 @@ def test_micro_batches_change_neither_the_loss_nor_the_weights(run, short_source
     # 10 rows: the last batch of each epoch has 2, which are as many micro-batches as two others, or a part of one.
     data = splits(train=10, dev=0, test=20, lengths=(6, 12, 20, 33))
     settings = recipe(learning_rate=1e-3, batch=4, epochs=7)
-    whole, *others = (run(short_source, data, settings, Machine(micro_batch=size), dropout=False) for size in (4, 3, 1))
+    whole, *others = (
+        run(short_source, data, settings, ComputeConfig(micro_batch=size), dropout=False) for size in (4, 3, 1)
+    )
     for outcome, model in others:
         assert outcome.best_step == whole[0].best_step == 3 * 7
         assert outcome.history[0]["loss"] == pytest.approx(whole[0].history[0]["loss"], rel=1e-5)
@@ -184,7 +186,7 @@ def test_the_last_step_is_evaluated_too_whether_or_not_it_is_its_turn(run, sourc
 def test_the_loss_of_the_validation_is_the_mean_over_its_rows(run, short_source):
     data = splits(train=64, dev=11, test=2, lengths=(6, 12, 20, 33))
     settings = recipe(steps=15, evaluate_every=15)
-    outcome, _ = run(short_source, data, settings, Machine(evaluation_batch=4))
+    outcome, _ = run(short_source, data, settings, ComputeConfig(evaluation_batch=4))
     of_label = outcome.dev.probabilities[range(11), data["dev"].labels]
     assert [entry["dev/loss"] for entry in outcome.history] == [pytest.approx(-np.log(of_label).mean(), rel=1e-9)]
 
@@ -259,7 +261,7 @@ def test_a_batch_is_divided_among_processes_and_micro_batches(batch, processes, 
 
 
 def test_micro_batches_reach_the_trainer(tmp_path):
-    found = arguments(tmp_path, machine=Machine(micro_batch=12, evaluation_batch=5), batch=32, steps=1)
+    found = arguments(tmp_path, machine=ComputeConfig(micro_batch=12, evaluation_batch=5), batch=32, steps=1)
     assert (found.per_device_train_batch_size, found.gradient_accumulation_steps) == (8, 4)
     assert found.per_device_eval_batch_size == 5
 
@@ -282,7 +284,7 @@ def test_each_kind_of_model_is_fine_tuned_and_scores_every_row_in_its_place(run,
     source = Source(str(models.NATIVE[kind](tmp_path / "model")))
     data = splits(train=12, dev=4, test=9, lengths=(6, 100, 400))
     data["test"].sequences[3] = "ACGTANNNCGTACGATTACA"
-    outcome, model = run(source, data, recipe(batch=8, steps=2, evaluate_every=1), Machine(evaluation_batch=4))
+    outcome, model = run(source, data, recipe(batch=8, steps=2, evaluate_every=1), ComputeConfig(evaluation_batch=4))
     assert outcome.test.labels.tolist() == data["test"].labels.tolist()
     assert outcome.dev.labels.tolist() == data["dev"].labels.tolist()
     logits = logits_by_hand(model, source, data["test"].sequences).double()
@@ -307,7 +309,7 @@ def test_a_training_that_diverges_is_an_error(run, source):
 def test_the_launcher_has_no_say_in_the_precision(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     for precision in ("fp32", "bf16"):
-        arguments = _arguments(recipe(steps=2), Machine(precision=precision), 42, tmp_path, has_dev=False)
+        arguments = _arguments(recipe(steps=2), ComputeConfig(precision=precision), 42, tmp_path, has_dev=False)
         assert (arguments.bf16, arguments.fp16) == (precision == "bf16", False)
         assert os.environ["ACCELERATE_MIXED_PRECISION"] == {"fp32": "no"}.get(precision, precision)
 
@@ -315,4 +317,4 @@ def test_the_launcher_has_no_say_in_the_precision(tmp_path, monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_fp16_needs_a_gpu(tmp_path):
     with pytest.raises(UserError, match="precision fp16 needs a GPU"):
-        _arguments(recipe(steps=2), Machine(precision="fp16"), 42, tmp_path, has_dev=False)
+        _arguments(recipe(steps=2), ComputeConfig(precision="fp16"), 42, tmp_path, has_dev=False)

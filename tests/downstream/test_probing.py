@@ -12,7 +12,7 @@ from cmgems.downstream import probing
 from cmgems.downstream.classifier import Source
 from cmgems.downstream.data import Split, TaskData, read_task
 from cmgems.downstream.features import model_features
-from cmgems.downstream.finetuning import Machine
+from cmgems.downstream.finetuning import ComputeConfig
 from cmgems.downstream.probing import PENALTIES, UNCHOSEN_PENALTY, bootstrap, probe
 from cmgems.downstream.scores import score
 from cmgems.errors import UserError
@@ -55,7 +55,7 @@ def test_it_gives_what_a_script_without_cmgems_gives(tmp_path, make_task, kind, 
                 shares = [0.4, 0.2, 0.2, 0.2] if row % 2 else [0.3, 0.2, 0.2, 0.3]
                 writer.writerow(["".join(draw.choice(list("ACGT"), draw.integers(20, 90), p=shares)), row % 2])
     data = read_task(make_task(), tmp_path / "data")
-    features = model_features(Source(str(folder)), data, Machine(evaluation_batch=8), 1, "toy").splits
+    features = model_features(Source(str(folder)), data, ComputeConfig(evaluation_batch=8), 1, "toy").splits
     for seed in (42, 43):
         found = probe(features, data, "mcc", seed)
         paths = [str(tmp_path / "data" / "toy" / f"{split}.csv") for split in ("train", "dev", "test")]

@@ -21,7 +21,7 @@ from cmgems.downstream.results import result_files, result_folder, write_result
 from cmgems.downstream.scores import Predictions
 from cmgems.downstream.settings import ScoringConfig
 from cmgems.downstream.tasks import Suite
-from cmgems.tracking.journal import Journal, Place
+from cmgems.tracking.journal import Journal, MlflowRunRef
 
 PREDICTIONS = Predictions(np.array([0, 0, 0, 1]), np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]]))
 
@@ -116,15 +116,15 @@ def test_a_result_that_was_computed_again_takes_the_place_of_the_old_one(client,
 
 def test_the_parent_is_the_pretraining_run_of_the_folder(tmp_path, tracking):
     journal = Journal(tmp_path)
-    journal.begin(Place(tracking.uri, "pretraining", "abc"))
+    journal.begin(MlflowRunRef(tracking.uri, "pretraining", "abc"))
     for uri in (None, tracking.uri):
-        assert find_parent(tmp_path, uri, "scores", "toy") == Place(tracking.uri, "pretraining", "abc")
+        assert find_parent(tmp_path, uri, "scores", "toy") == MlflowRunRef(tracking.uri, "pretraining", "abc")
     journal.close()
 
 
 def test_another_place_that_is_named_takes_precedence(client, tmp_path, tracking):
     journal = Journal(tmp_path)
-    journal.begin(Place("sqlite:////gone/mlflow.db", "pretraining", "abc"))
+    journal.begin(MlflowRunRef("sqlite:////gone/mlflow.db", "pretraining", "abc"))
     journal.close()
     parent = find_parent(tmp_path, tracking.uri, "scores", "toy")
     assert client.get_run(parent.run).info.run_name == "toy"
@@ -210,7 +210,7 @@ def test_a_report_is_an_artifact_of_its_runs(client, parent, tmp_path):
 def test_a_report_that_mlflow_does_not_take_is_a_warning(tmp_path, parent, capsys, tracking):
     shutil.rmtree(tmp_path / "downstream")
     journal = Journal(tmp_path)
-    journal.begin(Place("sqlite:////proc/no/mlflow.db", "pretraining", "abc"))
+    journal.begin(MlflowRunRef("sqlite:////proc/no/mlflow.db", "pretraining", "abc"))
     journal.close()
     publish_report(tmp_path, [tmp_path / "report.html"])
     assert "warning: the report is not in MLflow" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from cmgems.errors import UserError
 from cmgems.report.comparison import read_runs
 from cmgems.report.page import report_files, write_report
 from cmgems.report.published import published
-from cmgems.tracking.journal import Journal, Place
+from cmgems.tracking.journal import Journal, MlflowRunRef
 
 GUE = {task.name: task for task in load_suite("gue").tasks}
 FEW_SHOT = {task.name: task for task in load_suite("fewshot").tasks}
@@ -80,7 +80,7 @@ def write_scores(run, task, scores, **settings):
 def write_journal(run, perplexities, switch=None):
     """Write a journal with a perplexity at each step, and a switch of stages."""
     journal = Journal(run)
-    journal.begin(Place("sqlite:///mlflow.db", "experiment", "id"))
+    journal.begin(MlflowRunRef("sqlite:///mlflow.db", "experiment", "id"))
     for step, value in perplexities.items():
         names = ("span", "genemask", "global_pmi")
         metrics = {f"ppl/{name}": value * (1 + number / 5) for number, name in enumerate(names)}

@@ -9,9 +9,17 @@ import pytest
 
 from cmgems.errors import UserError
 from cmgems.tracking import journal as journals
-from cmgems.tracking.journal import InUseError, Journal, Place, Sender, find_place, hold, read_contents
+from cmgems.tracking.journal import (
+    InUseError,
+    Journal,
+    MlflowRunRef,
+    Sender,
+    find_place,
+    lock_run_folder,
+    read_contents,
+)
 
-HERE = Place("sqlite:///here.db", "experiment", "run-a")
+HERE = MlflowRunRef("sqlite:///here.db", "experiment", "run-a")
 
 
 @pytest.fixture
@@ -104,7 +112,7 @@ def test_a_line_that_a_crash_cut_short_is_passed_over(journal):
 
 def test_messages_of_a_run_that_has_moved_go_to_its_new_place(journal):
     journal.append({"number": 0})
-    there = Place("http://there", "experiment", HERE.run)
+    there = MlflowRunRef("http://there", "experiment", HERE.run)
     again = reopened(journal)
     again.begin(there)
     again.append({"number": 1})
@@ -114,7 +122,7 @@ def test_messages_of_a_run_that_has_moved_go_to_its_new_place(journal):
 
 def test_a_second_run_in_the_same_folder_does_not_take_the_first_ones_messages(journal):
     journal.append({"number": 0})
-    second = Place(HERE.uri, HERE.experiment, "run-b")
+    second = MlflowRunRef(HERE.uri, HERE.experiment, "run-b")
     journal.begin(second)
     journal.append({"number": 1})
     again = reopened(journal)
@@ -132,8 +140,8 @@ def test_all_messages_of_a_run_go_to_the_one_that_takes_its_place(journal):
     journal.mark_sent(journal.unsent(2)[-1])
     for run in ("run-b", "run-c"):
         before = journal.place.run
-        there = Place("http://there", "experiment", run)
-        journal.begin(there, instead_of=before)
+        there = MlflowRunRef("http://there", "experiment", run)
+        journal.begin(there, replaces_run=before)
         journal = reopened(journal)
         assert journal.place == there
         assert [(m.place, m.content["number"]) for m in journal.unsent(9)] == [(there, 0), (there, 1)]
@@ -146,12 +154,15 @@ def test_all_messages_of_a_run_go_to_the_one_that_takes_its_place(journal):
 
 
 def test_a_run_that_takes_anothers_place_does_not_send_those_before_it_again(journal):
-    second, third = Place("sqlite:///here.db", "experiment", "run-b"), Place("http://there", "experiment", "run-c")
+    second, third = (
+        MlflowRunRef("sqlite:///here.db", "experiment", "run-b"),
+        MlflowRunRef("http://there", "experiment", "run-c"),
+    )
     for number, place in enumerate((HERE, second)):
         journal.begin(place)
         journal.append({"number": number})
     journal.mark_sent(journal.unsent(2)[-1])
-    journal.begin(third, instead_of="run-b")
+    journal.begin(third, replaces_run="run-b")
     assert [(m.place, m.content["number"]) for m in journal.unsent(9)] == [(third, 1)]
     again = reopened(journal)
     assert [(m.place, m.content["number"]) for m in again.unsent(9)] == [(third, 1)]
@@ -160,8 +171,8 @@ def test_a_run_that_takes_anothers_place_does_not_send_those_before_it_again(jou
 
 def test_a_run_that_takes_anothers_place_takes_what_is_unsent_of_those_before_it_too(journal):
     journal.append({"number": 0})
-    there = Place("http://there", "experiment", "run-c")
-    journal.begin(there, instead_of=HERE.run)
+    there = MlflowRunRef("http://there", "experiment", "run-c")
+    journal.begin(there, replaces_run=HERE.run)
     assert [(m.place, m.content["number"]) for m in journal.unsent(9)] == [(there, 0)]
 
 
@@ -172,21 +183,21 @@ def test_a_journal_has_one_process(journal):
 
 
 def test_a_folder_that_is_held_is_waited_for(tmp_path, capsys):
-    lock = hold(tmp_path)
+    lock = lock_run_folder(tmp_path)
     with pytest.raises(InUseError) as refused:
-        hold(tmp_path, patience=0.1)
+        lock_run_folder(tmp_path, patience=0.1)
     assert refused.value.exit_code == 69
     threading.Timer(0.5, lock.release).start()
-    held = hold(tmp_path, patience=60)
+    held = lock_run_folder(tmp_path, patience=60)
     assert "is in use: waiting up to 60 s" in capsys.readouterr().err
 
     # The journal of the process that holds the folder keeps it until both have let go.
     own = Journal(tmp_path, held)
     held.release()
     with pytest.raises(InUseError):
-        hold(tmp_path)
+        lock_run_folder(tmp_path)
     own.close()
-    hold(tmp_path).release()
+    lock_run_folder(tmp_path).release()
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from cmgems.runtime import signals
 from cmgems.runtime.files import atomic_folder
 from cmgems.training import checkpoint, run_folder, staging
 from cmgems.training import environment as startup
-from cmgems.training.checkpoint import checkpoints, damage
+from cmgems.training.checkpoint import checkpoints, find_corruption
 from cmgems.training.staging import StagingFolder
 from cmgems.training.trainer import Trainer
 from tests.support.machine import require
@@ -59,14 +59,14 @@ def test_a_damaged_checkpoint_is_named_and_the_newest_sound_one_used(run, tmp_pa
     assert f"resumed after step 8 from {newest.with_name('step-00000008')}" in printed.out
     assert names(tmp_path / "run/checkpoints") == ["set-aside", "step-00000008", "step-00000012"]
     assert names(tmp_path / "run/checkpoints/set-aside") == ["step-00000012-1"]
-    assert damage(newest) is None
+    assert find_corruption(newest) is None
 
 
 def test_a_missing_file_is_damage(run, tmp_path):
     run()
     [*_, newest] = checkpoints(tmp_path / "run/checkpoints")
     (newest / "cmgems.json").unlink()
-    assert damage(newest) == "cmgems.json is missing"
+    assert find_corruption(newest) == "cmgems.json is missing"
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(run, tmp_path):
@@ -248,7 +248,7 @@ def test_training_goes_on_while_a_checkpoint_is_on_its_way(run, tmp_path, monkey
     monkeypatch.setattr(Trainer, "_train_step", watched)
     run()
     assert steps_meanwhile == [5, 6, 7, 8]
-    assert [damage(folder) for folder in checkpoints(tmp_path / "run/checkpoints")] == [None, None]
+    assert [find_corruption(folder) for folder in checkpoints(tmp_path / "run/checkpoints")] == [None, None]
 
 
 def test_a_full_disk_is_one_message_and_leaves_the_older_checkpoint(run, tmp_path, monkeypatch):

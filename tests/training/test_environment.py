@@ -13,7 +13,7 @@ from accelerate import PartialState
 from cmgems.errors import UserError
 from cmgems.runtime.files import check_writable
 from cmgems.tracking.run import tracking_problem
-from cmgems.training.environment import check_same, check_surroundings, report, versions
+from cmgems.training.environment import check_same, preflight, report, versions
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -110,9 +110,9 @@ def test_a_database_server_that_is_away_without_a_driver_or_misspelt_cannot_be_r
 
 def test_a_new_run_needs_its_tracking_server_and_one_that_goes_on_does_not(tmp_path, capsys):
     with pytest.raises(UserError, match="start the server, name another place"):
-        check_surroundings(tmp_path / "run", CLOSED, needs_tracking=True)
+        preflight(tmp_path / "run", CLOSED, needs_tracking=True)
     capsys.readouterr()
-    check_surroundings(tmp_path / "run", CLOSED, needs_tracking=False)
+    preflight(tmp_path / "run", CLOSED, needs_tracking=False)
     software, output, tracking = capsys.readouterr().out.splitlines()
     assert software.startswith("cmgems ")
     assert "torch " in software
@@ -122,9 +122,9 @@ def test_a_new_run_needs_its_tracking_server_and_one_that_goes_on_does_not(tmp_p
 
 def test_passwords_are_not_shown(tmp_path, capsys):
     uri = CLOSED.replace("//", "//me:secret@")
-    check_surroundings(tmp_path / "run", uri, needs_tracking=False)
+    preflight(tmp_path / "run", uri, needs_tracking=False)
     with pytest.raises(UserError) as error:
-        check_surroundings(tmp_path / "run", uri, needs_tracking=True)
+        preflight(tmp_path / "run", uri, needs_tracking=True)
     shown = capsys.readouterr().out + str(error.value)
     assert "//me:***@127.0.0.1" in shown
     assert "secret" not in shown
@@ -132,7 +132,7 @@ def test_passwords_are_not_shown(tmp_path, capsys):
 
 def test_other_processes_than_the_first_leave_it_to_that_one(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    check_surroundings(tmp_path / "run", CLOSED, needs_tracking=True)
+    preflight(tmp_path / "run", CLOSED, needs_tracking=True)
     assert capsys.readouterr().out == ""
 
 
