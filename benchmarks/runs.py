@@ -185,10 +185,10 @@ class TimedTrainer(trainer.Trainer):
         super()._advance_curriculum(*arguments)
         self.seconds["decisions"].append(time.perf_counter() - started)
 
-    def run(self) -> None:
+    def train(self) -> None:
         """Train, and write down the seconds."""
-        super().run()
-        path = self.folder.parent / f"rank-{self.accelerator.process_index}.json"
+        super().train()
+        path = self.run.folder.parent / f"rank-{self.accelerator.process_index}.json"
         path.write_text(json.dumps(self.seconds))
 
 

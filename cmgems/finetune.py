@@ -19,19 +19,19 @@ def finetune(config: FinetuneConfig) -> None:
     from cmgems.downstream.finetuning import start_processes
     from cmgems.downstream.publish import Publisher, tracking_uri
     from cmgems.downstream.results import result_folder
-    from cmgems.training import environment as startup
+    from cmgems.training import environment
 
-    startup.prepare_cpu_memory()
+    environment.prepare_cpu_memory()
     suite, [task] = experiment.load_tasks(config, [config.task])
     model = subjects.model_subject(config)
     output = subjects.run_folder(config)
-    startup.preflight(output, tracking_uri(output, config.tracking_uri), needs_tracking=False)
+    environment.preflight(output, tracking_uri(output, config.tracking_uri), needs_tracking=False)
     model.source.check()
     experiment.make_data(suite, [task], config)
     data = read_task(task, config.data, config.resplit)
 
     state = start_processes()
-    state.print(startup.report(state, "none" if state.num_processes == 1 else "ddp"))
+    state.print(environment.report(state, "none" if state.num_processes == 1 else "ddp"))
     subject = subjects.random_weights(model.source) if config.random_weights else model
     what = experiment.Experiment(suite, task, subject, config.seed, experiment.machine(config), config.protocol)
     folder = result_folder(output, suite.name, subject.name, task.name, config.seed)

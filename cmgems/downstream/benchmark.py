@@ -28,7 +28,7 @@ from cmgems.downstream.subjects import (
 from cmgems.downstream.tasks import Suite, Task
 from cmgems.errors import UserError
 from cmgems.tracking.journal import summarize_error
-from cmgems.training import environment as startup
+from cmgems.training import environment
 
 FIRST_SEED = 42
 
@@ -42,8 +42,8 @@ def benchmark(config: BenchmarkConfig) -> bool:
         raise UserError("cmgems benchmark is one process; several share the work by --shard, each on a GPU of its own")
     suite, tasks = load_tasks(config, config.tasks)
     folder, subject = run_folder(config), model_subject(config)
-    startup.preflight(folder, tracking_uri(folder, config.tracking_uri), needs_tracking=False)
-    print(startup.report(PartialState(), "none"), flush=True)
+    environment.preflight(folder, tracking_uri(folder, config.tracking_uri), needs_tracking=False)
+    print(environment.report(PartialState(), "none"), flush=True)
     subject.source.check()
     make_data(suite, tasks, config)
     if not Path(config.data).exists() and not is_hub_name(config.data):

@@ -16,7 +16,7 @@ from cmgems.downstream.finetuning import ComputeConfig, check_precision
 from cmgems.downstream.inputs import Encoder, Rows, collate, summarise_lengths
 from cmgems.downstream.regression import kmer_shares
 from cmgems.errors import UserError
-from cmgems.training.display import ProgressLines
+from cmgems.runtime.progress import ProgressLines
 
 Values = npt.NDArray[np.floating]
 

@@ -33,7 +33,7 @@ from cmgems.downstream.inputs import Encoder, Rows, collate
 from cmgems.downstream.scores import Predictions, probabilities, score
 from cmgems.downstream.tasks import Recipe
 from cmgems.errors import UserError
-from cmgems.training.display import ProgressLines
+from cmgems.runtime.progress import ProgressLines
 from cmgems.training.launch import launched_with_deepspeed
 
 

@@ -19,7 +19,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -182,23 +182,27 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
-@contextmanager
-def open_run(
-    config: PretrainConfig,
-    name: str,
-    corpus: Corpus,
-    run_id: str | None,
-    is_main_process: bool,
-    folder: Path,
-    repeats_exactly: bool = True,
-    lock: FileLock | None = None,
-) -> Iterator[Tracker]:
-    """A new MLflow run of this name, or the one of `run_id` continued; `folder` is the run's folder.
+@dataclass(frozen=True, slots=True)
+class RunToTrack:
+    """What MLflow has to know of a run before it begins."""
 
-    It ends FINISHED, KILLED when it was interrupted, or FAILED on any other exception. `repeats_exactly`: the steps
-    that a continued run trains again come out as before, and their metrics are not logged a second time. `lock`: that
-    of `journal.lock_run_folder` for the folder. A store that answers and does not have the run to be continued gets a
-    new one with all that the journal has.
+    name: str
+    folder: Path
+    """The run's folder, which gets the journal."""
+    lock: FileLock | None = None
+    """That of `journal.lock_run_folder` for the folder, if this process has it already."""
+    continues: str | None = None
+    """Id of the MLflow run that is continued."""
+    repeats_exactly: bool = True
+    """Whether the steps that a continued run trains again come out as before: their metrics are not logged twice."""
+
+
+@contextmanager
+def open_run(config: PretrainConfig, corpus: Corpus, run: RunToTrack, is_main_process: bool) -> Iterator[Tracker]:
+    """Start a new MLflow run, or continue one.
+
+    It ends FINISHED, KILLED when it was interrupted, or FAILED on any other exception. A store that answers and does
+    not have the run to be continued gets a new one with all that the journal has.
 
     Raises UserError if a new run cannot be made in MLflow, or if another process has the folder; nothing else that
     MLflow does comes through.
@@ -206,14 +210,14 @@ def open_run(
     if not is_main_process:
         yield Tracker()
         return
-    journal = Journal(folder, lock)
+    journal = Journal(run.folder, run.lock)
     try:
-        if run_id is None:
-            place = place_of_run(config.tracking, create_run(config.tracking, name))
+        if run.continues is None:
+            place = place_of_run(config.tracking, create_run(config.tracking, run.name))
             journal.begin(place)
         else:
-            place = _resume_run(config, name, corpus, journal, run_id)
-        tracker = Tracker(place.run, journal, again=run_id is not None and repeats_exactly)
+            place = _resume_run(config, run.name, corpus, journal, run.continues)
+        tracker = Tracker(place.run, journal, again=run.continues is not None and run.repeats_exactly)
     except BaseException:
         journal.close()
         raise
@@ -221,7 +225,7 @@ def open_run(
     sender.start()
     status = "FAILED"
     try:
-        if run_id is None:
+        if run.continues is None:
             _describe(config, corpus, place)
         else:
             tracker.status("RUNNING")
@@ -236,7 +240,7 @@ def open_run(
         patience = config.tracking.patience
         sender.finish(patience, None if status == "FINISHED" else min(patience, _SECONDS_WHEN_STOPPED))
         if left := journal.count_unsent():
-            command = f"cmgems sync {shlex.quote(str(folder))}"
+            command = f"cmgems sync {shlex.quote(str(run.folder))}"
             say(f"{left} messages for MLflow at {place.uri} are not sent yet; when it answers again: {command}")
 
 

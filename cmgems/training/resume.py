@@ -10,18 +10,24 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from cmgems.curriculum.controller import Controller
 from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
 from cmgems.runtime.files import atomic_folder, remove_leftovers
+from cmgems.tracking.run import RunToTrack
 from cmgems.training.checkpoint import (
     DEEPSPEED_TAG,
     RunState,
     checkpoint_step,
     find_corruption,
+    load_checkpoint,
     read_state,
     write_manifest,
 )
+from cmgems.training.engine import Engine
 from cmgems.training.launch import zero_stage
+from cmgems.training.progress import Progress
+from cmgems.training.run_folder import Run
 
 UNIVERSAL = "universal"
 """Folder inside a checkpoint that holds it in DeepSpeed's universal format, once it was needed."""
@@ -66,8 +72,14 @@ class Resumption:
             *(f"{name}: {then} then, {now} now" for name, (then, now) in pairs.items() if then != now),
         ]
 
+    def load_into(self, run: Run, engine: Engine, controller: Controller) -> None:
+        """Load model, optimizer, progress and curriculum; collective."""
+        load_checkpoint(engine.accelerator, engine.model, engine.optimizer, self.weights)
+        controller.load_state_dict(self.state.curriculum)
+        run.progress = Progress(**self.state.progress)
+
     def describe(self, plan: BatchPlan) -> str:
-        """Lines for the log."""
+        """Return lines for the log."""
         return "\n  ".join([f"resumed after step {self.step} from {self.checkpoint}", *self.differences(plan)])
 
     def tags(self, plan: BatchPlan) -> dict[str, str]:
@@ -76,27 +88,21 @@ class Resumption:
         return {f"resumed.{self.step}": "; ".join(differences)} if differences else {}
 
 
-def open_checkpoint(
-    accelerator: Accelerator,
-    checkpoint: Path | None,
-    identity: dict[str, Any],
-    environment: dict[str, str],
-    allowed: list[str],
-) -> Resumption | None:
-    """Make a checkpoint, if there is one, ready for this run to go on from; collective.
+def open_checkpoint(run: Run, accelerator: Accelerator, allowed: list[str]) -> Resumption | None:
+    """Open the checkpoint that a run resumes from, if there is one; collective.
 
-    `identity` is what must be as it was, but for the settings in `allowed`; `environment` may be another. Raises
+    The run's identity must be as it was, but for the settings in `allowed`; its environment may be another. Raises
     UserError naming what must not differ and does.
     """
-    if checkpoint is None:
+    if run.checkpoint is None:
         return None
-    state, changes = _read(checkpoint, identity, allowed)
+    state, changes = _read(run.checkpoint, run.identity, allowed)
     changes += [
-        f"{name}: {then} then, {environment[name]} now"
+        f"{name}: {then} then, {run.environment[name]} now"
         for name, then in state.environment.items()
-        if environment.get(name, then) != then
+        if run.environment.get(name, then) != then
     ]
-    return Resumption(checkpoint, state, changes, _folder_to_load(accelerator, checkpoint, state.processes))
+    return Resumption(run.checkpoint, state, changes, _folder_to_load(accelerator, run.checkpoint, state.processes))
 
 
 def _read(checkpoint: Path, identity: dict[str, Any], allowed: list[str]) -> tuple[RunState, list[str]]:
@@ -118,6 +124,13 @@ def _read(checkpoint: Path, identity: dict[str, Any], allowed: list[str]) -> tup
 
 def _is_allowed(key: str, allowed: list[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in allowed)
+
+
+def run_to_track(run: Run, resumed: Resumption | None, plan: BatchPlan) -> RunToTrack:
+    """Return what MLflow has to know of a run."""
+    if resumed is None:
+        return RunToTrack(run.name, run.folder, run.lock)
+    return RunToTrack(run.name, run.folder, run.lock, resumed.state.mlflow_run, resumed.is_exact(plan))
 
 
 def archive_newer_checkpoints(checkpoint: Path) -> None:

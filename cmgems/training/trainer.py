@@ -4,29 +4,28 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 
 from cmgems.config.schema import PretrainConfig
 from cmgems.curriculum.controller import Controller
-from cmgems.data.loader import MicroBatch, TrainingRows, Windows, iterating, make_loader
-from cmgems.data.order import BatchPlan
+from cmgems.data.loader import MicroBatch, TrainingRows, iterating, make_loader
 from cmgems.errors import LOST_PROCESS_EXIT_CODE, Interrupted, UserError
-from cmgems.masking.masker import MaskedBatch, Masker
+from cmgems.masking.masker import MaskedBatch
 from cmgems.model.bert import learning_rate, training_flops
 from cmgems.runtime.signals import StopRequest, noting_signals
 from cmgems.tracking.run import Tracker
 from cmgems.training.baselines import fit_baselines, score_baselines
 from cmgems.training.checkpoint import CheckpointWriter, RunState, export_model, step_folder
 from cmgems.training.display import Display
+from cmgems.training.engine import Engine
 from cmgems.training.metrics import LogWindow, evaluation_metrics
-from cmgems.training.progress import Progress
+from cmgems.training.run_folder import Run
+from cmgems.training.setup import TrainingData, open_masker
 from cmgems.training.validation import Validation, fixed_maskings
 
 PLATEAU_STEPS = 1000
@@ -52,32 +51,29 @@ class DisagreementError(UserError):
 
 @dataclass
 class Trainer:
-    """One process's part of a pretraining run: `run()` takes it from `progress` to the last step."""
+    """One process's part of a pretraining run: `train` takes it from where it is to the last step."""
 
     config: PretrainConfig
-    accelerator: Accelerator
-    plan: BatchPlan
-    model: Any
-    optimizer: Any
-    windows: Windows
-    masker: Masker
-    controller: Controller
+    engine: Engine
+    data: TrainingData
     validation: Validation
+    controller: Controller
+    run: Run
     tracker: Tracker
-    folder: Path
-    identity: dict[str, Any]
-    """What a resumed run must have in common with this one."""
-    environment: dict[str, str]
-    """What this one runs on, which may be another thing then."""
-    progress: Progress
 
-    def run(self) -> None:
+    def __post_init__(self) -> None:
+        self.accelerator, self.plan = self.engine.accelerator, self.engine.plan
+        self.model, self.optimizer = self.engine.model, self.engine.optimizer
+        self.progress = self.run.progress
+        self.masker = open_masker(self.data, self.config, self.accelerator.device, self.config.seed)
+        self._window = LogWindow(self.accelerator.device)
+        self._clock = time.perf_counter()
+
+    def train(self) -> None:
         """Train to the last step, evaluating, switching stages and saving on the way; collective.
 
         Raises Interrupted, with a checkpoint written, at the end of the step in which a signal reached any rank.
         """
-        self._window = LogWindow(self.accelerator.device)
-        self._clock = time.perf_counter()
         if self.progress.step == 0 and 0 in self.config.checkpoint.milestones:
             self._export(0)
         with (
@@ -92,16 +88,21 @@ class Trainer:
             writer.wait()
 
     def _checkpoint_writer(self) -> CheckpointWriter:
-        parent = self.folder / "checkpoints"
-        timeout = self.config.launch.timeout
+        parent, timeout = self.run.folder / "checkpoints", self.config.launch.timeout
         return CheckpointWriter(self.accelerator, self.model, self.optimizer, parent, self.config.checkpoint, timeout)
 
     def _loader(self) -> DataLoader[Any]:
         rows = TrainingRows(
-            self.plan, self.windows.lengths, self.config.seed, self.accelerator.process_index, self.progress.step
+            self.plan,
+            self.data.training.lengths,
+            self.config.seed,
+            self.accelerator.process_index,
+            self.progress.step,
         )
         corpus = self.config.corpus
-        return make_loader(self.windows, rows, corpus.workers, corpus.prefetch, self.accelerator.device.type == "cuda")
+        return make_loader(
+            self.data.training, rows, corpus.workers, corpus.prefetch, self.accelerator.device.type == "cuda"
+        )
 
     def _train_step(self, micro_batches: Iterator[MicroBatch], request: StopRequest) -> bool:
         """One optimizer step; whether any rank has been asked to stop."""
@@ -167,7 +168,7 @@ class Trainer:
         found = ", ".join(f"{n} in '{name}'" for name, n in zip(names, processes_in_stage, strict=True) if n)
         raise DisagreementError(
             f"the processes have masked step {self.progress.step + 1} under different stages: {found}. The run stops; "
-            f"the newest checkpoint in {self.folder / 'checkpoints'} is from before"
+            f"the newest checkpoint in {self.run.folder / 'checkpoints'} is from before"
         )
 
     def _raise_not_finite(self, finite: torch.Tensor, is_loss: bool, windows: list[MicroBatch]) -> NoReturn:
@@ -179,7 +180,7 @@ class Trainer:
         raise NonFiniteLossError(
             f"the {'loss' if is_loss else 'gradient'} is not finite at step {self.progress.step + 1}; the "
             f"micro-batches concerned hold the training windows {samples}. Lower optimizer.learning_rate, or look at "
-            f"these windows; the newest checkpoint in {self.folder / 'checkpoints'} is from before"
+            f"these windows; the newest checkpoint in {self.run.folder / 'checkpoints'} is from before"
         )
 
     def _flops(self, masked: list[MaskedBatch], counts: torch.Tensor) -> float:
@@ -234,7 +235,7 @@ class Trainer:
         maskings = fixed_maskings(self.config.evaluation.rate)
         if not self.progress.baselines:
             display.line("fitting Markov chains to the training split, once, as baselines of the hidden bases")
-            self.progress.baselines = score_baselines(self.validation, fit_baselines(self.windows), maskings)
+            self.progress.baselines = score_baselines(self.validation, fit_baselines(self.data.training), maskings)
         own = self.controller.stage.masking
         same = next((name for name, masking in maskings.items() if masking == own), None)
         scores = self.validation.score(self.model, maskings if same else {**maskings, "stage": own}, bases=maskings)
@@ -275,8 +276,8 @@ class Trainer:
         self.tracker.metrics(self.progress.step, {"curriculum/stage": self.controller.index})
 
     def _export(self, step: int) -> None:
-        folder = step_folder(self.folder / "models", step)
-        export_model(self.accelerator, self.model, self.windows.k, folder)
+        folder = step_folder(self.run.folder / "models", step)
+        export_model(self.accelerator, self.model, self.data.corpus.k, folder)
         if step == self.config.training.steps:
             self.tracker.model(folder)
 
@@ -285,8 +286,8 @@ class Trainer:
             self._log_training(display)
         self._tick()
         state = RunState(
-            identity=self.identity,
-            environment=self.environment,
+            identity=self.run.identity,
+            environment=self.run.environment,
             processes=self.plan.processes,
             micro_batch=self.plan.micro_batch,
             mlflow_run=self.tracker.run_id,

@@ -21,6 +21,7 @@ from cmgems.data.corpus import load_corpus, prepare_corpus
 from cmgems.errors import Interrupted, UnavailableError, UserError
 from cmgems.tracking import run as tracking
 from cmgems.tracking.journal import Journal
+from cmgems.tracking.run import RunToTrack
 from tests.support.mlflow_server import Server
 
 NOWHERE = "http://127.0.0.1:9"
@@ -61,7 +62,7 @@ def open_run(corpus, folder):
         config = load_config(
             ["--config", "demo", "--corpus.path", str(corpus.path), "--tracking.uri", uri, *quiet, *settings]
         )
-        return tracking.open_run(config, "name", corpus, run_id, True, folder, repeats_exactly)
+        return tracking.open_run(config, corpus, RunToTrack("name", folder, None, run_id, repeats_exactly), True)
 
     return start
 
@@ -162,7 +163,7 @@ def test_a_database_is_found_from_other_folders_too(open_run, folder, tmp_path, 
 
 def test_other_ranks_leave_nothing(corpus, folder):
     config = load_config(["--config", "demo", "--corpus.path", str(corpus.path), "--tracking.uri", NOWHERE])
-    with tracking.open_run(config, "name", corpus, None, False, folder) as tracker:
+    with tracking.open_run(config, corpus, RunToTrack("name", folder), False) as tracker:
         log(tracker, 1, 3)
         tracker.tags({"a": 1})
         tracker.validation_picture(EVALUATIONS, [], 12.0, {})
@@ -537,12 +538,14 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from cmgems.tracking import run as tracking
+from cmgems.tracking.run import RunToTrack
 from cmgems.config.command_line import load_config
 from cmgems.data.corpus import load_corpus
 
 corpus, folder, uri, run_id = sys.argv[1:]
 config = load_config(["--config", "demo", "--corpus.path", corpus, "--tracking.uri", uri])
-with tracking.open_run(config, "name", load_corpus(Path(corpus)), run_id, True, Path(folder)) as tracker:
+run = RunToTrack("name", Path(folder), None, run_id)
+with tracking.open_run(config, load_corpus(Path(corpus)), run, True) as tracker:
     for step in range(8, 21):
         tracker.metrics(step, {"train/loss": 1 / step})
     tracker.tags({"who": "killed"})

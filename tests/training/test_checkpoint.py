@@ -23,8 +23,7 @@ from cmgems.errors import INTERRUPTED_EXIT_CODE, Interrupted, UserError, exit_on
 from cmgems.masking.npmi import npmi_from_counts, write_npmi
 from cmgems.runtime import signals
 from cmgems.runtime.files import atomic_folder
-from cmgems.training import checkpoint, run_folder, staging
-from cmgems.training import environment as startup
+from cmgems.training import checkpoint, environment, run_folder, staging
 from cmgems.training.checkpoint import checkpoints, find_corruption
 from cmgems.training.staging import StagingFolder
 from cmgems.training.trainer import Trainer
@@ -133,8 +132,8 @@ def test_a_setting_of_the_optimizer_that_is_changed_on_purpose_takes_effect(run,
 def test_other_software_is_noted_and_steps_trained_again_with_it_are_logged_again(run, tmp_path, monkeypatch):
     run()
     as_if_killed_after_step_8(tmp_path / "run")
-    installed = startup.versions()
-    monkeypatch.setattr(startup, "versions", lambda: {**installed, "torch": "9.0"})
+    installed = environment.versions()
+    monkeypatch.setattr(environment, "versions", lambda: {**installed, "torch": "9.0"})
     again = run("--resume", "auto")
     assert again.data.tags["resumed.8"] == f"torch: {installed['torch']} then, 9.0 now"
     steps = [point.step for point in points(again, "train/loss")]
