@@ -8,7 +8,7 @@ import yaml
 from cmgems.config.command_line import load_config
 from cmgems.config.recipes import RECIPES, recipe_names
 from cmgems.config.schema import MaskingConfig, PretrainConfig, flatten
-from cmgems.curriculum.triggers import AtStep, Never, PerplexityDrop, RunShare
+from cmgems.config.triggers import AtStep, Never, PerplexityDrop, RunShare
 from cmgems.errors import UserError
 
 CORPUS = ["--corpus.path", "data/anywhere"]

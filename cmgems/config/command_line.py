@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsC
 from cmgems.config.base import Settings
 from cmgems.config.recipes import DEMO_RECIPE, merge, read_named_recipe, recipe_names, variant_names
 from cmgems.config.schema import MaskingConfig, PretrainConfig, StageConfig
-from cmgems.curriculum.triggers import Trigger
+from cmgems.config.triggers import Trigger
 from cmgems.errors import UserError
 
 COMMAND = SettingsConfigDict(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from cmgems.config.base import OpenShare, Settings, Share
-from cmgems.curriculum.triggers import Never, Trigger
+from cmgems.config.triggers import Never, Trigger
 
 TRACKING_URI = r"^(sqlite|postgresql|mysql|mssql|https?|file|databricks)\b"
 

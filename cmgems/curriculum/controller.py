@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cmgems.config.schema import CurriculumConfig, StageConfig
-from cmgems.curriculum.triggers import StageProgress
+from cmgems.config.triggers import StageProgress
 from cmgems.errors import UserError
 
 
