@@ -103,16 +103,16 @@ def _check_k(k: int) -> None:
 def encode_batch(
     sequences: list[str], k: int, max_tokens: int | None = None, pad_to_multiple_of: int = 8
 ) -> npt.NDArray[np.int64]:
-    """Return the ids of a batch of sequences as rows [CLS] k-mers [SEP] [PAD]...
+    """Return the ids of a batch of sequences as rows `[CLS] k-mers [SEP] [PAD]...`
 
     Parameters
     ----------
     sequences
-        B sequences of nucleotides, as `encode` takes them. One shorter than k gives the row [CLS] [SEP].
+        B sequences of nucleotides, as `encode` takes them. One shorter than k gives the row `[CLS] [SEP]`.
     k
         Length of a k-mer, 2..8.
     max_tokens
-        Largest allowed number of k-mers in a sequence ([CLS] and [SEP] not counted).
+        Largest allowed number of k-mers in a sequence, special tokens not counted.
     pad_to_multiple_of
         T is rounded up to a multiple of this, but not beyond max_tokens + 2.
 
