@@ -141,7 +141,7 @@ class Sync(Settings):
 
 
 class Benchmark(BenchmarkConfig):
-    """Score a model on a suite of downstream tasks, over several seeds, beside its floors."""
+    """Score a model on a suite of downstream tasks, over several seeds, beside its baselines."""
 
     def cli_cmd(self) -> None:
         """Score, and end with exit code 1 if some of it failed."""

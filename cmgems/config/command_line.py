@@ -6,6 +6,7 @@ Neither torch nor transformers is imported: invalid settings are reported before
 import argparse
 import difflib
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
@@ -25,6 +26,9 @@ COMMAND = SettingsConfigDict(
     cli_exit_on_error=False, cli_avoid_json=True, cli_hide_none_type=True, cli_implicit_flags=True
 )
 """How commands read their settings."""
+
+DEPRECATED = {"--floors": "--baselines", "--no-floors": "--no-baselines"}
+"""Options that have another name now, and are taken for one release."""
 
 
 class _CommandLine(PretrainConfig, BaseSettings):  # type: ignore[misc]  # both are pydantic models
@@ -54,10 +58,11 @@ def load_config(arguments: list[str], program: str = "pretrain.py") -> PretrainC
 def run_command(command: type[BaseSettings], arguments: list[str]) -> None:
     """Read the settings of a command from its arguments, and call its `cli_cmd`; `--a-name` is the same as `--a_name`.
 
+    A deprecated option is taken for its new name, with a warning.
     Raises UserError naming the setting that is wrong. `--help` prints all settings and exits.
     """
     try:
-        CliApp.run(command, cli_args=[_underscored(argument) for argument in arguments])
+        CliApp.run(command, cli_args=[_renamed(_underscored(argument)) for argument in arguments])
     except SettingsError as error:
         raise UserError(f"command line: {error}") from None
     except ValidationError as error:
@@ -68,6 +73,14 @@ def _underscored(argument: str) -> str:
     option, separator, value = argument.partition("=")
     start = next((start for start in ("--no-", "--") if option.startswith(start)), option)
     return start + option.removeprefix(start).replace("-", "_") + separator + value
+
+
+def _renamed(argument: str) -> str:
+    option, separator, value = argument.partition("=")
+    if option not in DEPRECATED:
+        return argument
+    print(f"warning: {option} is deprecated, and is {DEPRECATED[option]} now", file=sys.stderr)
+    return DEPRECATED[option] + separator + value
 
 
 def describe_validation_error(error: ValidationError, model: type[BaseModel]) -> str:

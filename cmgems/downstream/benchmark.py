@@ -1,5 +1,7 @@
-"""A suite of tasks, over several seeds, for one model and its floors: what is there already is skipped, what fails does
-not keep the rest back."""
+"""A suite of tasks, over several seeds, for one model and its baselines.
+
+Scores that are there already are skipped; one that fails does not keep the others back.
+"""
 
 import os
 import sys
@@ -48,11 +50,11 @@ def benchmark(config: BenchmarkConfig) -> bool:
     make_data(suite, tasks, config)
     if not Path(config.data).exists() and not is_hub_name(config.data):
         raise UserError(f"{config.data}: there is no such folder")
-    subjects = [subject, *(_floors(subject) if config.floors else ())]
+    subjects = [subject, *(_baselines(subject) if config.baselines else ())]
     units = [(task, *unit) for task in tasks for unit in _units(subjects, config)]
     first, every = map(int, config.shard.split("/"))
     mine = list(islice(units, first - 1, None, every))
-    print(f"suite {suite.name}: {len(mine)} scores to have, {len(tasks)} tasks; results in {folder}", flush=True)
+    print(f"suite {suite.name}: {len(mine)} scores to compute, {len(tasks)} tasks; results in {folder}", flush=True)
 
     publisher = Publisher(config, suite, folder)
     reader, features = _Reader(config), FeatureReader(machine(config))
@@ -84,7 +86,7 @@ def benchmark(config: BenchmarkConfig) -> bool:
     return not failures
 
 
-def _floors(subject: Candidate) -> Iterator[Candidate]:
+def _baselines(subject: Candidate) -> Iterator[Candidate]:
     """What the model has to beat, as far as there is it."""
     start = untrained_start(subject)
     if start is not None:

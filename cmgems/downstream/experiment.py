@@ -1,4 +1,4 @@
-"""One task, one seed, one model or floor: from the data to a result in its folder, by one of the protocols."""
+"""One task, one seed, one model or baseline: from the data to a result in its folder, by one of the protocols."""
 
 import json
 import shutil

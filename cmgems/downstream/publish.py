@@ -241,10 +241,10 @@ def publish_report(run: Path, files: Sequence[Path]) -> None:
 
 
 def suite_metrics(suite: Suite, results: Sequence[Result]) -> dict[tuple[str, int], float]:
-    """Metrics of a suite for the pretraining run, by name and step: of its models, and of the floors at the same steps.
+    """Metrics of a suite for the pretraining run, by name and step: of its models, and of its baselines at their steps.
 
     `gue/mcc/TASK` is the mean over the seeds, `gue/mcc_sd/TASK` their standard deviation; `_random` and `_kmers` are
-    the floors. `gue/mean_mcc_GROUP` is there once all tasks of the group are. A task on a training split of another
+    the baselines. `gue/mean_mcc_GROUP` is there once all tasks of the group are. A task on a training split of another
     making is `gue/resplit_mcc/TASK`, and enters no mean.
     """
     groups: dict[str, list[str]] = {}

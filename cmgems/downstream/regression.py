@@ -1,4 +1,4 @@
-"""The floor under every language model: a logistic regression on how often each k-mer occurs in a sequence."""
+"""The baseline under every language model: a logistic regression on how often each k-mer occurs in a sequence."""
 
 from collections.abc import Sequence
 

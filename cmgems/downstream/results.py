@@ -1,7 +1,7 @@
 """Scores of models on tasks, in files: one folder for each task and seed, which is there completely or not at all.
 
 Below the folder of a pretraining run: `downstream/SUITE/SUBJECT/TASK/seed-SEED/`, where the subject is one of the run's
-models (`step-00010000`) or a floor: the same architecture with random weights, or a classifier that is no language
+models (`step-00010000`) or a baseline: the same architecture with random weights, or a classifier that is no language
 model. Unless it is plain fine-tuning, the protocol adds a suffix to the suite's name: `gue-probe`. In the folder are
 `result.json`, `predictions.csv` and `confusion.png`.
 """
@@ -69,13 +69,13 @@ class Result(Settings):
     shots: int | None
     """Training sequences of each class, in a few-shot task."""
     kind: Kind
-    """A language model, or which floor."""
+    """A language model, or which baseline."""
     subject: str
     """Name of what is scored, and of its folder: `step-00010000`, `random-weights`."""
     model: str
     """Model as it was named: a folder, or a name on the Hugging Face hub."""
     step: int | None
-    """Optimizer steps that the model was pretrained for; None: not known, or a floor."""
+    """Optimizer steps that the model was pretrained for; None: not known, or a baseline."""
     seed: int
     """Seed of the classifier's new weights, of the order of the rows, and of dropout; of a probe: of the bootstrap."""
     resplit: bool

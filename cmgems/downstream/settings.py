@@ -61,19 +61,19 @@ class FinetuneConfig(ScoringConfig):
     seed: int = Field(default=42, ge=0, lt=2**31)
     """Seed of the classifier's new weights, of the order of the rows, and of dropout."""
     random_weights: bool = False
-    """Take the model's architecture and tokenizer only: the floor for what pretraining is worth."""
+    """Take the model's architecture and tokenizer only: the baseline of pretraining."""
     save_model: bool = True
     """Keep the fine-tuned classifier, in the result's folder `model`."""
 
 
 class BenchmarkConfig(ScoringConfig):
-    """Score a model on a suite of tasks, over several seeds, beside its floors. Goes on where it was stopped."""
+    """Score a model on a suite of tasks, over several seeds, beside its baselines. Goes on where it was stopped."""
 
     tasks: list[str] = Field(default_factory=list)
     """Names of the tasks, separated by commas; empty: all of the suite."""
     seeds: int = Field(default=3, ge=1)
     """Number of seeds: 42, 43 and so on."""
-    floors: bool = True
+    baselines: bool = True
     """Score the same architecture with random weights, the run's untrained model if it was exported (step 0), and a
     regression on k-mers, too."""
     probe: bool = False
@@ -99,5 +99,5 @@ class BenchmarkConfig(ScoringConfig):
 
     @property
     def protocol(self) -> Protocol:
-        """How the model and its floors are scored."""
+        """How the model and its baselines are scored."""
         return PROBE if self.probe else super().protocol

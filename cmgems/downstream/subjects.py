@@ -1,4 +1,4 @@
-"""What is scored, a model and its floors, and the folder that their results are in."""
+"""What is scored, a model and its baselines, and the folder that their results are in."""
 
 import re
 from dataclasses import dataclass, replace
@@ -16,21 +16,21 @@ UNTRAINED = "step-00000000"
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is scored: a model, or a floor."""
+    """What is scored: a model, or a baseline."""
 
     kind: Kind
     name: str
     """Name in tables and of the folder: `step-00010000`, `random-weights`."""
     source: Source
-    """The model; of a floor the model that it is the floor of."""
+    """The model; of a baseline the model that it is the baseline of."""
     step: int | None = None
     """Optimizer steps that the model was pretrained for, if known."""
 
 
 def random_weights(source: Source) -> Candidate:
-    """The floor that has the model's architecture and none of what it has learned."""
-    floor = Source(source.model, source.trust_remote_code, random_weights=True, max_tokens=source.max_tokens)
-    return Candidate("random weights", "random-weights", floor)
+    """The baseline that has the model's architecture and none of what it has learned."""
+    baseline = Source(source.model, source.trust_remote_code, random_weights=True, max_tokens=source.max_tokens)
+    return Candidate("random weights", "random-weights", baseline)
 
 
 def untrained_start(subject: Candidate) -> Candidate | None:
@@ -47,7 +47,7 @@ def untrained_start(subject: Candidate) -> Candidate | None:
 
 
 def kmer_regression(source: Source) -> Candidate:
-    """The floor that is no neural network."""
+    """The baseline that is no neural network."""
     return Candidate("k-mer regression", f"{K}-mer-regression", source)
 
 

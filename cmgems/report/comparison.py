@@ -1,4 +1,4 @@
-"""Scores of several runs side by side: a column for each model and floor, means over the same tasks, perplexities."""
+"""Scores of several runs side by side: a column for each model and baseline, means of the same tasks, perplexities."""
 
 import math
 import re
@@ -57,10 +57,10 @@ class TaskRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """A model or floor in a suite."""
+    """A model or baseline in a suite."""
 
     runs: list[str]
-    """Labels of the runs it belongs to: one, but for a floor that several runs share."""
+    """Labels of the runs it belongs to: one, but for a baseline that several runs share."""
     label: str
     kind: Kind
     step: int | None
@@ -100,14 +100,14 @@ class Comparison:
     tasks: list[TaskRow]
     """All tasks of a suite that ships with cmgems; of another one those with results."""
     models: list[Column]
-    floors: list[Column]
+    baselines: list[Column]
     published: Published | None = field(repr=False)
     """The published scores, if they are of this suite and metric."""
 
     @property
     def columns(self) -> list[Column]:
-        """Models and floors."""
-        return self.models + self.floors
+        """Models and baselines."""
+        return self.models + self.baselines
 
     @property
     def base(self) -> str:
@@ -119,22 +119,22 @@ class Comparison:
         """Whether tasks are small ones with so many training sequences of each class."""
         return any(task.shots is not None for task in self.tasks)
 
-    def floors_of(self, model: Column) -> list[Column]:
+    def baselines_of(self, model: Column) -> list[Column]:
         """Random weights of the run that the model is from."""
-        return [floor for floor in self.floors if floor.kind == _RANDOM and model.runs[0] in floor.runs]
+        return [baseline for baseline in self.baselines if baseline.kind == _RANDOM and model.runs[0] in baseline.runs]
 
-    def floor_value(self, model: Column, score: Callable[[Column], Score | None]) -> float | None:
+    def baseline_value(self, model: Column, score: Callable[[Column], Score | None]) -> float | None:
         """Mean over seeds of a score of the run's random weights, of several the highest; None without any."""
-        scores = [score(floor) for floor in self.floors_of(model)]
+        scores = [score(baseline) for baseline in self.baselines_of(model)]
         return max((each.mean for each in scores if each is not None), default=None)
 
     def task_sets(self, tasks: Sequence[TaskRow]) -> list[list[TaskRow]]:
         """Choices of `tasks` to take means over, most tasks first.
 
         For each model those that it has scores of, and those that all models with any have in common. Without models
-        it goes by the floors.
+        it goes by the baselines.
         """
-        there = [{task for task in tasks if column.score(task.name)} for column in self.models or self.floors]
+        there = [{task for task in tasks if column.score(task.name)} for column in self.models or self.baselines]
         there = [has for has in there if has]
         sets = {frozenset(has) for has in there} | ({frozenset(set.intersection(*there))} if there else set())
         ordered = [[task for task in tasks if task in chosen] for chosen in sets if chosen]
@@ -221,10 +221,12 @@ def _compare_suite(suite: str, runs: Sequence[Run]) -> Comparison:
             rows.append(TaskRow(r.task, r.species, r.task_kind, r.group, r.shots))
             known.add(r.task)
     columns = [column for run in runs for column in _columns(run, suite, metric)]
-    floors = sorted(_merge(c for c in columns if c.kind != "model"), key=lambda floor: _KINDS.index(floor.kind))
+    baselines = sorted(
+        _merge(c for c in columns if c.kind != "model"), key=lambda baseline: _KINDS.index(baseline.kind)
+    )
     models = [column for column in columns if column.kind == "model"]
     table = published() if suite == SUITE and metric == "mcc" else None
-    return Comparison(suite, protocol, shipped.source if shipped else "", metric, rows, models, floors, table)
+    return Comparison(suite, protocol, shipped.source if shipped else "", metric, rows, models, baselines, table)
 
 
 def _columns(run: Run, suite: str, metric: str) -> list[Column]:
@@ -241,17 +243,17 @@ def _columns(run: Run, suite: str, metric: str) -> list[Column]:
     return columns
 
 
-def _merge(floors: Iterable[Column]) -> list[Column]:
-    """Make one column of floors that runs share: what two have both is of the same identity."""
+def _merge(baselines: Iterable[Column]) -> list[Column]:
+    """Make one column of baselines that runs share: what two have both is of the same identity."""
     merged: list[Column] = []
-    for floor in floors:
-        same = next((other for other in merged if _is_same(other, floor)), None)
+    for baseline in baselines:
+        same = next((other for other in merged if _is_same(other, baseline)), None)
         if same is None:
-            merged.append(floor)
+            merged.append(baseline)
             continue
         there = {(result.task, result.seed) for result in same.results}
-        more = [result for result in floor.results if (result.task, result.seed) not in there]
-        both = Column(same.runs + floor.runs, same.label, same.kind, None, same.metric, same.results + more)
+        more = [result for result in baseline.results if (result.task, result.seed) not in there]
+        both = Column(same.runs + baseline.runs, same.label, same.kind, None, same.metric, same.results + more)
         merged[merged.index(same)] = both
     return merged
 

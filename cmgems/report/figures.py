@@ -19,7 +19,7 @@ from cmgems.report.tables import NONE, column_name, families_of, group_title, me
 _PIXELS_PER_INCH = 96
 _SHARPNESS = 2  # pixels of the file for each that is shown
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]  # Okabe and Ito, told apart
-_FLOOR = "#777777"
+_BASELINE = "#777777"
 _STYLE = {
     "text.parse_math": False,  # names may have a dollar sign
     "font.size": 9,
@@ -80,7 +80,7 @@ def differences(comparison: Comparison) -> Picture | None:
 
 
 def efficiency(comparison: Comparison) -> Picture | None:
-    """Means against pretraining steps, with floors as lines; None unless a run has several steps."""
+    """Means against pretraining steps, with baselines as lines; None unless a run has several steps."""
     if not any(len(of_run) > 1 for of_run in _by_run(comparison).values()):
         return None
     groups = groups_of(comparison.tasks)
@@ -177,11 +177,11 @@ def _difference_panels(comparison: Comparison, tasks: Sequence[TaskRow]) -> Iter
             lambda _, task, score: 100 * score.mean - table.scores.get((best.name, task.name), np.nan),
         )
 
-    def above_floor(model: Column, task: TaskRow, score: Score) -> float | None:
-        floor = comparison.floor_value(model, lambda each: each.score(task.name))
-        return None if floor is None else 100 * (score.mean - floor)
+    def above_baseline(model: Column, task: TaskRow, score: Score) -> float | None:
+        baseline = comparison.baseline_value(model, lambda each: each.score(task.name))
+        return None if baseline is None else 100 * (score.mean - baseline)
 
-    yield panel("minus\nrandom weights", "The random weights are those of the same run.", above_floor)
+    yield panel("minus\nrandom weights", "The random weights are those of the same run.", above_baseline)
 
 
 def _difference(model: Column, task: TaskRow, of: Callable[[Column, TaskRow, Score], float | None]) -> float:
@@ -211,12 +211,12 @@ def _draw_efficiency(axes: Any, comparison: Comparison, tasks: Sequence[TaskRow]
     for run, models in _by_run(comparison).items():
         points = [(model.step, model.mean(tasks)) for model in models]
         _draw_scores(axes, points, label=run, color=colours[run], marker="o")
-    for floor in comparison.floors:
-        mean = floor.mean(tasks)
+    for baseline in comparison.baselines:
+        mean = baseline.mean(tasks)
         if mean is not None:
-            style = "--" if floor.kind == "random weights" else ":"
-            label = f"{floor.kind}" + f" ({floor.runs[0]})" * (len(floor.runs) < len(colours))
-            axes.axhline(100 * mean.mean, color=_floor_colour(floor, colours), linestyle=style, label=label)
+            style = "--" if baseline.kind == "random weights" else ":"
+            label = f"{baseline.kind}" + f" ({baseline.runs[0]})" * (len(baseline.runs) < len(colours))
+            axes.axhline(100 * mean.mean, color=_baseline_colour(baseline, colours), linestyle=style, label=label)
     table, names = comparison.published, [task.name for task in tasks]
     for steps, colour in ((SHORT, "#bbbbbb"), (LONG, "#444444")) if table else ():
         assert table
@@ -236,7 +236,7 @@ def _draw_settings(axes: Any, comparison: Comparison, tasks: Sequence[TaskRow]) 
     for column, offset in zip(comparison.columns, offsets, strict=True):
         is_model = column.kind == "model"
         points = [(place + offset, column.score(task.name)) for place, task in enumerate(tasks)]
-        colour = colours[column.runs[0]] if is_model else _floor_colour(column, colours)
+        colour = colours[column.runs[0]] if is_model else _baseline_colour(column, colours)
         style = "-" if is_model else "--" if column.kind == "random weights" else ":"
         label = column_name(column) if is_model or len(column.runs) < len(colours) else column.kind
         _draw_scores(axes, points, label=label, color=colour, linestyle=style, marker=markers[id(column)])
@@ -262,7 +262,7 @@ def _draw_perplexities(axes: Any, runs: Sequence[Run], masking: str) -> None:
         for step in run.switches:
             axes.axvline(step, color=colour, linestyle="--", linewidth=1)
     for unigram in sorted({round(run.unigrams[masking], 1) for run in runs if masking in run.unigrams}):
-        axes.axhline(unigram, color=_FLOOR, linestyle=":", label="k-mer frequencies alone")
+        axes.axhline(unigram, color=_BASELINE, linestyle=":", label="k-mer frequencies alone")
 
 
 def _plain_numbers(axes: Any) -> None:
@@ -281,9 +281,9 @@ def _colours(comparison: Comparison) -> dict[str, str]:
     return dict(zip(runs, cycle(_COLOURS), strict=False))
 
 
-def _floor_colour(floor: Column, colours: dict[str, str]) -> str:
-    """The run's colour, grey if it is a floor of several, or if there is one run only."""
-    return colours[floor.runs[0]] if len(floor.runs) == 1 < len(colours) else _FLOOR
+def _baseline_colour(baseline: Column, colours: dict[str, str]) -> str:
+    """The run's colour, grey if it is a baseline of several, or if there is one run only."""
+    return colours[baseline.runs[0]] if len(baseline.runs) == 1 < len(colours) else _BASELINE
 
 
 def _legend_below(figure: Any) -> None:

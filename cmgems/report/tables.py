@@ -49,7 +49,7 @@ class Heading:
     text: str
     columns: list[str]
     kind: str
-    """`models`, `floors`, `published` or nothing."""
+    """`models`, `baselines`, `published` or nothing."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def name_tasks(chosen: Sequence[TaskRow], of: Sequence[TaskRow]) -> str:
 
 
 def column_name(column: Column) -> str:
-    """Name of a model or floor where there is no heading over it: also its run, and all runs of a floor."""
+    """Name of a model or baseline where there is no heading over it: also its run, and all runs of a baseline."""
     own = column.label if column.kind == "model" else column.kind
     return f"{' and '.join(column.runs)}, {own}"
 
@@ -258,10 +258,10 @@ def _own_headings(comparison: Comparison) -> list[Heading]:
             headings.append(Heading(run, [column.label], "models"))
     runs = {run for column in comparison.columns for run in column.runs}
     names = [
-        floor.kind if len(floor.runs) == len(runs) else f"{floor.kind}: {' and '.join(floor.runs)}"
-        for floor in comparison.floors
+        baseline.kind if len(baseline.runs) == len(runs) else f"{baseline.kind}: {' and '.join(baseline.runs)}"
+        for baseline in comparison.baselines
     ]
-    return headings + ([Heading("Floors", names, "floors")] if names else [])
+    return headings + ([Heading("Baselines", names, "baselines")] if names else [])
 
 
 def _headings(comparison: Comparison) -> list[Heading]:
@@ -314,9 +314,9 @@ def _mean_cell(comparison: Comparison, column: Column, tasks: Sequence[TaskRow])
 
 
 def _marked(comparison: Comparison, column: Column, score: Score, same: Callable[[Column], Score | None]) -> Cell:
-    """Mark a model's score that is not above its floor's; `same` gives the floor's."""
-    floor = comparison.floor_value(column, same) if column.kind == "model" else None
-    return replace(_cell(score), mark="≤ floor" if floor is not None and score.mean <= floor else "")
+    """Mark a model's score that is not above its baseline's; `same` gives the baseline's."""
+    baseline = comparison.baseline_value(column, same) if column.kind == "model" else None
+    return replace(_cell(score), mark="≤ baseline" if baseline is not None and score.mean <= baseline else "")
 
 
 def _cell(score: Score) -> Cell:
@@ -359,11 +359,11 @@ def _mark_best(cells: list[Cell]) -> list[Cell]:
 
 def _marks_explained(comparison: Comparison) -> list[str]:
     notes = [
-        "Bold: the highest mean of a row among the models of the runs. Floors are never bold."
+        "Bold: the highest mean of a row among the models of the runs. Baselines are never bold."
         if comparison.published is None
         else "Bold: the highest of a row, once among the models of the runs and once among the published ones, which "
-        "are of one seed each. Floors are never bold.",
-        "≤ floor: not above the mean of the same run's random weights, scored in the same way; pretraining has "
+        "are of one seed each. Baselines are never bold.",
+        "≤ baseline: not above the mean of the same run's random weights, scored in the same way; pretraining has "
         "brought nothing there. A model whose run has no scores of random weights has no such mark.",
     ]
     if any(result.resplit for column in comparison.columns for result in column.results):

@@ -116,7 +116,7 @@ def test_a_suite_gives_results_children_in_mlflow_means_and_a_table(place, mlflo
 def test_a_task_that_fails_does_not_keep_the_others_back(place, mlflow_uri, capsys):
     (place / "data" / "one" / "test.csv").write_text("sequence,label\nACGTACGT,2\n")
     with pytest.raises(SystemExit) as exit_:
-        benchmark(place, mlflow_uri, "--no-floors")
+        benchmark(place, mlflow_uri, "--no-baselines")
     assert exit_.value.code == 1
     assert set(results(place)) == {f"step-00000100/two/seed-{seed}" for seed in (42, 43)}
     errors = capsys.readouterr().err
@@ -126,7 +126,7 @@ def test_a_task_that_fails_does_not_keep_the_others_back(place, mlflow_uri, caps
 
 def test_a_task_without_a_train_split_runs_only_when_asked_to_and_is_marked(place, mlflow_uri, capsys):
     (place / "data" / "one" / "train.csv").unlink()
-    chosen = ("--tasks", "one", "--seeds", "1", "--no-floors")
+    chosen = ("--tasks", "one", "--seeds", "1", "--no-baselines")
     with pytest.raises(SystemExit):
         benchmark(place, mlflow_uri, *chosen)
     assert "--resplit divides its dev split instead" in capsys.readouterr().err
@@ -140,7 +140,7 @@ def test_a_task_without_a_train_split_runs_only_when_asked_to_and_is_marked(plac
 
 
 def test_seeds_of_other_data_make_no_mean_together(place, mlflow_uri, capsys):
-    chosen = ("--tasks", "one", "--no-floors")
+    chosen = ("--tasks", "one", "--no-baselines")
     benchmark(place, mlflow_uri, *chosen)
     with (place / "data/one/test.csv").open("a") as file:
         file.write("ACGTTTTTTTGGG,1\n")
@@ -155,16 +155,16 @@ def test_seeds_of_other_data_make_no_mean_together(place, mlflow_uri, capsys):
 
 
 def test_a_result_that_cannot_be_read_is_left_out_and_computed_again(place, mlflow_uri, capsys):
-    benchmark(place, mlflow_uri, "--no-floors", "--seeds", "1")
+    benchmark(place, mlflow_uri, "--no-baselines", "--seeds", "1")
     (place / "run/downstream/toys/step-00000100/one/seed-42/result.json").write_text("{}")
-    benchmark(place, mlflow_uri, "--no-floors", "--seeds", "1", "--tasks", "two")
+    benchmark(place, mlflow_uri, "--no-baselines", "--seeds", "1", "--tasks", "two")
     assert "warning: left out" in capsys.readouterr().err
-    benchmark(place, mlflow_uri, "--no-floors", "--seeds", "1", "--tasks", "one")
+    benchmark(place, mlflow_uri, "--no-baselines", "--seeds", "1", "--tasks", "one")
     assert len(results(place)) == 2
 
 
 def test_a_step_or_group_that_is_told_later_reaches_a_result_that_is_kept(place, mlflow_uri):
-    chosen = ("--tasks", "one", "--no-floors", "--seeds", "1")
+    chosen = ("--tasks", "one", "--no-baselines", "--seeds", "1")
     benchmark(place, mlflow_uri, *chosen)
     suite = yaml.safe_load((place / "toys.yaml").read_text())
     suite["tasks"][0]["group"] = "others"
@@ -175,7 +175,7 @@ def test_a_step_or_group_that_is_told_later_reaches_a_result_that_is_kept(place,
 
 
 def test_another_model_does_not_take_the_place_of_results(place, mlflow_uri, capsys):
-    chosen = ("--tasks", "one", "--no-floors", "--seeds", "1")
+    chosen = ("--tasks", "one", "--no-baselines", "--seeds", "1")
     benchmark(place, mlflow_uri, *chosen)
     before = results(place)
     other = ours(place / "other" / "step-00000100", seed=1)
@@ -201,18 +201,18 @@ def test_data_that_is_not_there_is_told_once(place, mlflow_uri, capsys):
 
 
 def test_shards_share_the_work(place, mlflow_uri):
-    benchmark(place, mlflow_uri, "--no-floors", "--shard", "1/3")
+    benchmark(place, mlflow_uri, "--no-baselines", "--shard", "1/3")
     first = results(place)
     assert set(first) == {"step-00000100/one/seed-42", "step-00000100/two/seed-43"}
     for shard in ("2/3", "3/3"):
-        benchmark(place, mlflow_uri, "--no-floors", "--shard", shard)
+        benchmark(place, mlflow_uri, "--no-baselines", "--shard", shard)
     whole = results(place)
     assert len(whole) == 4
     assert {name: whole[name] for name in first} == first
 
 
 def test_a_result_of_another_recipe_or_of_other_data_is_computed_again(place, mlflow_uri):
-    chosen = ("--tasks", "one", "--seeds", "1", "--no-floors")
+    chosen = ("--tasks", "one", "--seeds", "1", "--no-baselines")
     benchmark(place, mlflow_uri, *chosen)
     before = results(place)
     suite = yaml.safe_load((place / "toys.yaml").read_text())
@@ -229,7 +229,7 @@ def test_a_result_of_another_recipe_or_of_other_data_is_computed_again(place, ml
 
 
 def test_without_mlflow_the_scores_are_in_files_and_are_sent_the_next_time(place, mlflow_uri, capsys):
-    chosen = ("--tasks", "one", "--no-floors")
+    chosen = ("--tasks", "one", "--no-baselines")
     benchmark(place, "http://127.0.0.1:9", *chosen)
     assert "MLflow does not have all scores" in capsys.readouterr().err
     there = results(place)
@@ -267,7 +267,7 @@ def test_the_untrained_start_of_a_run_is_scored_beside_its_models(place, mlflow_
 
 
 def test_mean_pooling_is_a_protocol_of_its_own_and_in_the_result(place, mlflow_uri):
-    benchmark(place, mlflow_uri, "--tasks", "one", "--seeds", "1", "--no-floors", "--pooling", "mean")
+    benchmark(place, mlflow_uri, "--tasks", "one", "--seeds", "1", "--no-baselines", "--pooling", "mean")
     [(name, (result, _))] = all_results(place).items()
     assert name == "toys-pooled/step-00000100/one/seed-42"
     assert result["recipe"]["pooling"] == "mean"
@@ -275,7 +275,7 @@ def test_mean_pooling_is_a_protocol_of_its_own_and_in_the_result(place, mlflow_u
 
 
 def test_a_result_from_before_there_were_protocols_is_kept(place, mlflow_uri):
-    chosen = ("--tasks", "one", "--seeds", "1", "--no-floors")
+    chosen = ("--tasks", "one", "--seeds", "1", "--no-baselines")
     benchmark(place, mlflow_uri, *chosen)
     [(name, (result, _))] = all_results(place).items()
     assert set(result["identity"]) == {
@@ -292,7 +292,7 @@ def test_a_result_from_before_there_were_protocols_is_kept(place, mlflow_uri):
 
 def test_a_probe_has_results_metrics_and_a_table_of_its_own(place, mlflow_uri, capsys):
     chosen = ("--tasks", "one")
-    benchmark(place, mlflow_uri, *chosen, "--seeds", "1", "--no-floors")
+    benchmark(place, mlflow_uri, *chosen, "--seeds", "1", "--no-baselines")
     tuned = all_results(place)
     assert set(tuned) == {"toys/step-00000100/one/seed-42"}
     capsys.readouterr()
@@ -313,11 +313,11 @@ def test_a_probe_has_results_metrics_and_a_table_of_its_own(place, mlflow_uri, c
         assert {key: result["probe"][key] for key in expected} == expected
         assert result["probe"]["converged"] is True
     output = capsys.readouterr().out
-    assert "suite toys-probe: 6 scores to have" in output
+    assert "suite toys-probe: 6 scores to compute" in output
     assert [line.split()[0] for line in output.split("\n\n")[-1].splitlines()[1:]] == ["task", "one"]
 
     parent, children = mlflow_run(place, mlflow_uri)
-    names = {f"mcc{floor}{sd}" for floor in ("", "_random", "_kmers") for sd in ("", "_sd")}
+    names = {f"mcc{baseline}{sd}" for baseline in ("", "_random", "_kmers") for sd in ("", "_sd")}
     assert {name for name in parent.data.metrics if "mcc" in name} == {"toys/mcc/one"} | {
         f"toys-probe/{name}/one" for name in names
     }
@@ -333,7 +333,7 @@ def test_a_probe_has_results_metrics_and_a_table_of_its_own(place, mlflow_uri, c
 
 
 def test_a_probe_is_what_a_script_without_cmgems_computes(place, mlflow_uri):
-    chosen = ("--tasks", "one", "--no-floors", "--seeds", "1", "--evaluation_batch", "7")
+    chosen = ("--tasks", "one", "--no-baselines", "--seeds", "1", "--evaluation_batch", "7")
     benchmark(place, mlflow_uri, "--probe", *chosen)
     folder = place / "run/downstream/toys-probe/step-00000100/one/seed-42"
     files = [place / "data/one" / f"{split}.csv" for split in ("train", "dev", "test")]
@@ -349,7 +349,7 @@ def test_a_probe_is_what_a_script_without_cmgems_computes(place, mlflow_uri):
 
 
 def test_a_probe_is_computed_again_where_something_else_determines_it(place, mlflow_uri):
-    chosen = ("--tasks", "one", "--no-floors", "--probe", "--seeds", "1")
+    chosen = ("--tasks", "one", "--no-baselines", "--probe", "--seeds", "1")
     benchmark(place, mlflow_uri, *chosen)
     [before] = all_results(place).values()
     suite = yaml.safe_load((place / "toys.yaml").read_text())
@@ -430,7 +430,7 @@ def test_the_dev_split_chooses_the_learning_rate_of_the_model_and_of_random_weig
 
 
 def test_a_chosen_learning_rate_gives_what_it_gives_alone_and_of_equals_the_smaller_is_taken(learnable, mlflow_uri):
-    chosen = ("--tasks", "one", "--seeds", "1", "--no-floors", "--learning_rates")
+    chosen = ("--tasks", "one", "--seeds", "1", "--no-baselines", "--learning_rates")
     name = "toys-tuned/step-00000100/one/seed-42"
     benchmark(learnable, mlflow_uri, *chosen, "1e-2,1e-9")
     among, _ = all_results(learnable)[name]
@@ -449,7 +449,7 @@ def test_a_task_may_have_several_learning_rates_of_its_own(learnable, mlflow_uri
     suite = yaml.safe_load((learnable / "toys.yaml").read_text())
     suite["tasks"][0]["recipe"] = LEARNABLE | {"learning_rate": [1e-9, 1e-2]}
     (learnable / "toys.yaml").write_text(yaml.safe_dump(suite))
-    benchmark(learnable, mlflow_uri, "--tasks", "one", "--seeds", "1", "--no-floors")
+    benchmark(learnable, mlflow_uri, "--tasks", "one", "--seeds", "1", "--no-baselines")
     [(name, (result, _))] = all_results(learnable).items()
     assert (name, result["protocol"]) == ("toys/step-00000100/one/seed-42", "fine-tuning")
     assert result["choice"]["value"] == 1e-2
@@ -458,7 +458,7 @@ def test_a_task_may_have_several_learning_rates_of_its_own(learnable, mlflow_uri
 def test_rates_that_all_diverge_are_a_failure(place, mlflow_uri, capsys):
     with pytest.raises(SystemExit):
         benchmark(
-            *(place, mlflow_uri, "--tasks", "one", "--seeds", "1", "--no-floors", "--learning_rates", "1e30,1e31")
+            *(place, mlflow_uri, "--tasks", "one", "--seeds", "1", "--no-baselines", "--learning_rates", "1e30,1e31")
         )
     assert "the fine-tuning diverged" in capsys.readouterr().err
     assert all_results(place) == {}

@@ -163,7 +163,7 @@ def test_shards_that_end_together_send_the_means_once(client, parent, suite, wri
     assert [point.value for point in client.get_metric_history(parent.run, "toy/mcc/one")] == [0.5]
 
 
-def test_means_and_deviations_of_models_and_floors(suite, make_result):
+def test_means_and_deviations_of_models_and_baselines(suite, make_result):
     results = [
         make_result(0.5),
         make_result(0.7, seed=43),

@@ -1,4 +1,4 @@
-"""The floor that is no neural network: a logistic regression on shares of k-mers."""
+"""The baseline that is no neural network: a logistic regression on shares of k-mers."""
 
 import random
 

@@ -239,19 +239,19 @@ def test_seeds_that_are_resplit_do_not_count_beside_others(run, report):
 
 
 def test_a_score_that_is_not_above_random_weights_is_marked(run, report):
-    for task, score, floor in (("tf/0", 0.6, 0.4), ("tf/1", 0.4, 0.4), ("tf/2", 0.1, 0.4)):
+    for task, score, baseline in (("tf/0", 0.6, 0.4), ("tf/1", 0.4, 0.4), ("tf/2", 0.1, 0.4)):
         write_score(run, GUE[task], score)
-        write_score(run, GUE[task], floor, subject="random-weights")
+        write_score(run, GUE[task], baseline, subject="random-weights")
         write_score(run, GUE[task], 0.7, subject="kmer-regression")
     page = report()
     assert page.columns()[:3] == ["step 10,000", "random weights", "k-mer regression"]
     assert page.row("tf/0")[:3] == ["60.00 (1)", "40.00 (1)", "70.00 (1)"]
-    assert page.row("tf/1")[0] == "40.00 (1) ≤ floor"
-    assert page.row("tf/2")[0] == "10.00 (1) ≤ floor"
-    assert page.row("Human mean over 3 of 12")[0] == f"{110 / 3:.2f} (1) ≤ floor"
+    assert page.row("tf/1")[0] == "40.00 (1) ≤ baseline"
+    assert page.row("tf/2")[0] == "10.00 (1) ≤ baseline"
+    assert page.row("Human mean over 3 of 12")[0] == f"{110 / 3:.2f} (1) ≤ baseline"
 
 
-def test_a_floor_that_runs_share_is_there_once(run, report, tmp_path):
+def test_a_baseline_that_runs_share_is_there_once(run, report, tmp_path):
     other = tmp_path / "runs" / "span" / "1"
     for folder, random in ((run, 0.3), (other, 0.2)):
         write_score(folder, GUE["tf/0"], 0.6)
@@ -421,10 +421,10 @@ def test_names_are_text(report, tmp_path):
     assert len(page.pictures) == 4
 
 
-def test_floors_alone_make_a_report(run, report):
+def test_baselines_alone_make_a_report(run, report):
     write_score(run, GUE["tf/0"], 0.4, subject="random-weights")
     page = report()
-    assert page.tables[0][1][2] == "floors only"
+    assert page.tables[0][1][2] == "baselines only"
     assert page.row("Human mean over 1 of 12 tasks: tf/0")[0] == "40.00 (1)"
     assert page.pictures == []
 
@@ -501,21 +501,23 @@ def test_a_report_is_written_whole_or_not_at_all(run, report, tmp_path, monkeypa
 
 
 def write_example(folder):
-    """Three runs with two steps, all of GUE in three seeds, floors, few-shot sets, perplexities."""
+    """Three runs with two steps, all of GUE in three seeds, baselines, few-shot sets, perplexities."""
     table = published()
     random = np.random.default_rng(1)
     runs = [folder / name / "1" for name in ("dnabert-cm-gems-15", "dnabert-genemask-15", "dnabert-span-15")]
     for number, run in enumerate(runs):
         for name, task in GUE.items():
             level = table.scores.get(("dnabert_cmgems_10k", name), 60.0) / 100
-            floor_draw = np.random.default_rng(crc32(name.encode()))
-            floor, regression = level * floor_draw.uniform(0.3, 0.8), level * floor_draw.uniform(0.4, 0.95)
+            baseline_draw = np.random.default_rng(crc32(name.encode()))
+            baseline, regression = level * baseline_draw.uniform(0.3, 0.8), level * baseline_draw.uniform(0.4, 0.95)
             for step, share in ((5000, 0.86), (10000, 0.97)):
-                reached = floor + (level - floor) * (share - 0.03 * number) * random.uniform(0.9, 1.06)
-                reached = floor - 0.01 if name == "EMP/H3K4me3" and number == 2 else reached
+                reached = baseline + (level - baseline) * (share - 0.03 * number) * random.uniform(0.9, 1.06)
+                reached = baseline - 0.01 if name == "EMP/H3K4me3" and number == 2 else reached
                 scores = reached + 0.012 * random.standard_normal(3)
                 write_scores(run, task, scores.tolist(), subject=f"step-{step:08d}")
-            write_scores(run, task, (floor + 0.01 * floor_draw.standard_normal(3)).tolist(), subject="random-weights")
+            write_scores(
+                run, task, (baseline + 0.01 * baseline_draw.standard_normal(3)).tolist(), subject="random-weights"
+            )
             write_score(run, task, regression, subject="kmer-regression", lengths={})
         for task in FEW_SHOT.values():
             if task.shots:
