@@ -150,6 +150,7 @@ def test_an_existing_output_folder_is_not_overwritten(run, tmp_path):
 
 def test_without_an_output_setting_each_run_gets_a_folder_of_its_own(tiny_recipe, tracking_uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(tracking_uri)  # of which newest_run asks
     for _ in range(2):
         pretrain(load_config(["--config", str(tiny_recipe), "--tracking.uri", tracking_uri]))
         forget_accelerator()
