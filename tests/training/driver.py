@@ -261,7 +261,7 @@ def main():
     """The run, recorded."""
     config = load_config(sys.argv[1:])
     record_steps()
-    wrap(engine, "prepare", after=record_timeouts)
+    wrap(engine, "build_engine", after=record_timeouts)
     # Wrapped around the recording: a fault after a step comes after its line.
     if FAULT:
         [(arguments, fault)] = [(m.groups(), fault) for p, fault in FAULTS.items() if (m := re.fullmatch(p, FAULT))]
