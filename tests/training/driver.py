@@ -208,7 +208,7 @@ def fail_to_write(rank, what, step):
     """Have one rank fail, or die, when it takes its part of a checkpoint to its place."""
 
     def fail(_source, target):
-        if not target.name.startswith(checkpoint.step_folder(Path(), int(step)).name):
+        if not target.name.startswith(f".{checkpoint.step_folder(Path(), int(step)).name}."):
             return
         if what == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
