@@ -5,6 +5,7 @@
 # make matrix   the long matrix of launches, by hand
 # make bench    benchmarks beside what would be used instead (ARGS='--only logo' chooses), best on an idle machine
 # make growth   measure and draw how speed, time and memory grow (docs/performance.md), on an idle machine
+# make docs     build the documentation's site in build/site
 # make lint     style and types, of shell scripts and the Dockerfile too
 
 PYTHON ?= python3
@@ -25,7 +26,7 @@ ifndef RUN
 RUN := runs/demo/$(shell echo $$(( $$(ls runs/demo 2>/dev/null | sort -n | tail -1) + 1 )))
 endif
 
-.PHONY: demo test unit slow matrix bench growth lint clean
+.PHONY: demo test unit slow matrix bench growth docs lint clean
 
 demo: $(VENV)/.installed
 	$(HIDE) OMP_NUM_THREADS=$(THREADS) $(BIN)/accelerate launch --config_file deepspeed_configs/zero2.yaml --num_processes 2 --main_process_port 0 \
@@ -51,6 +52,9 @@ bench: $(VENV)/.installed
 growth: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.growth $(ARGS)
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,6 +74,10 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@
 
 clean:

@@ -30,9 +30,9 @@ from benchmarks.measure import CORES, REPOSITORY, Cost, Rates, cost, machine
 from benchmarks.measure import run as run_command
 from benchmarks.runs import SCRIPT, launcher
 from benchmarks.training import K, arguments, logged_steps, write_genome
-from cmgems.config import PrepareConfig
-from cmgems.sequence.corpus import prepare_corpus
-from cmgems.training.loader import SPECIAL_TOKENS_A_WINDOW
+from cmgems.config.schema import PrepareConfig
+from cmgems.data.corpus import prepare_corpus
+from cmgems.data.loader import SPECIAL_TOKENS_PER_WINDOW
 
 STEPS = 6
 """Optimizer steps of a run, of which the first is not counted."""
@@ -143,7 +143,7 @@ def corpus(work: Path, tokens: int) -> Path:
     path = work / f"windows-{tokens}"
     if not path.exists():
         genome = write_genome(work / "genome.fa", 2_000_000)
-        length = tokens - SPECIAL_TOKENS_A_WINDOW
+        length = tokens - SPECIAL_TOKENS_PER_WINDOW
         config = PrepareConfig(inputs=[str(genome)], k=K, window_tokens=length, full_length_share=1.0)
         prepare_corpus(config, path, progress=False)
         genome.unlink()

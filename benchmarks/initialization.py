@@ -31,10 +31,11 @@ from benchmarks.growth import as_json, save
 from benchmarks.masking_statistics import table, write_between_markers
 from benchmarks.measure import REPOSITORY, machine
 from benchmarks.runs import SCRIPT
-from cmgems.config import PretrainConfig, load_config
+from cmgems.config.command_line import load_config
+from cmgems.config.schema import PretrainConfig
+from cmgems.data.corpus import load_corpus, prepare_corpus
 from cmgems.errors import UserError, exit_on_user_error
-from cmgems.journal import read_contents
-from cmgems.sequence.corpus import load_corpus, prepare_corpus
+from cmgems.tracking.journal import read_contents
 
 RECIPE = REPOSITORY / "benchmarks/initialization.yaml"
 STARTS = {"bert": "BERT's own", "nucleotides": "`+nucleotides`"}

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
-from cmgems.config import CorruptionConfig, MaskingConfig
+from cmgems.config.schema import CorruptionConfig, MaskingConfig
+from cmgems.data.genomes import read_runs
+from cmgems.data.tokenizer import count_kmers, encode_batch
 from cmgems.masking.masker import STATISTICS, MaskedBatch, Masker
 from cmgems.masking.npmi import human_counts, npmi_from_counts
 from cmgems.masking.strategies import STRATEGIES
-from cmgems.sequence.genomes import read_runs
-from cmgems.sequence.tokenizer import count_kmers, encode_batch
 
 LENGTHS = (5, 10, 20, 40, 80, 160, 320, 510)
 RATES = (0.15, 0.30)

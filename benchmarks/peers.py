@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from cmgems.masking.masker import MaskedBatch
-from cmgems.training.model import MaskedLanguageModel
+from cmgems.model.bert import MaskedLanguageModel
 
 
 def separated(sequence: str, k: int) -> str:

@@ -10,12 +10,12 @@ import torch
 from benchmarks.measure import cost, repeated
 from benchmarks.peers import genemask_loop, separated
 from benchmarks.training import K, write_genome
-from cmgems.config import CorruptionConfig, MaskingConfig
+from cmgems.config.schema import CorruptionConfig, MaskingConfig
+from cmgems.data.tokenizer import build_tokenizer, count_kmers, encode_batch, vocabulary
 from cmgems.masking.counters import Counters
 from cmgems.masking.masker import FIRST_KMER, Masker
 from cmgems.masking.npmi import human_counts, npmi_from_counts
 from cmgems.masking.strategies import STRATEGIES
-from cmgems.sequence.tokenizer import build_tokenizer, count_kmers, encode_batch, vocabulary
 
 ROWS, TOKENS = 32, 510
 CENTRE_PROBABILITY = 0.0176

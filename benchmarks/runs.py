@@ -20,12 +20,12 @@ import yaml
 
 from benchmarks.measure import run
 from benchmarks.training import K, arguments, corpus, samples, step_times, useful_tokens
-from cmgems.config import load_config
+from cmgems.config.command_line import load_config
+from cmgems.data.corpus import load_corpus
+from cmgems.data.loader import TrainingRows, Windows, make_loader
+from cmgems.data.order import BatchPlan, training_samples
 from cmgems.pretrain import pretrain
-from cmgems.sequence.corpus import load_corpus
-from cmgems.training import loop
-from cmgems.training.loader import TrainingRows, Windows, make_loader
-from cmgems.training.order import BatchPlan, training_samples
+from cmgems.training import trainer
 
 SCRIPT = "cmgems/pretrain.py"
 TINY = {
@@ -168,7 +168,7 @@ def stages(changes: int) -> list[dict[str, Any]]:
     return [*going, {"name": "last", "masking": maskings[changes % 2]}]
 
 
-class TimedTrainer(loop.Trainer):
+class TimedTrainer(trainer.Trainer):
     """A trainer that notes the seconds of its steps, and of its decisions from when all ranks are there."""
 
     seconds: dict[str, list[float]] = {"steps": [], "decisions": []}
@@ -185,10 +185,10 @@ class TimedTrainer(loop.Trainer):
         super()._advance_curriculum(*arguments)
         self.seconds["decisions"].append(time.perf_counter() - started)
 
-    def run(self) -> None:
+    def train(self) -> None:
         """Train, and write down the seconds."""
-        super().run()
-        path = self.folder.parent / f"rank-{self.accelerator.process_index}.json"
+        super().train()
+        path = self.run.folder.parent / f"rank-{self.accelerator.process_index}.json"
         path.write_text(json.dumps(self.seconds))
 
 
@@ -231,5 +231,5 @@ def checkpointing(work: Path, steps: int = 8) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    loop.Trainer = TimedTrainer  # type: ignore[misc]
+    trainer.Trainer = TimedTrainer  # type: ignore[misc]
     pretrain(load_config(sys.argv[2:]))

@@ -18,15 +18,16 @@ import numpy as np
 import torch
 
 from benchmarks.peers import train_bare, train_by_trainer
-from cmgems.config import PrepareConfig, PretrainConfig, load_config
-from cmgems.journal import read_contents
+from cmgems.config.command_line import load_config
+from cmgems.config.schema import PrepareConfig, PretrainConfig
+from cmgems.data.corpus import load_corpus, prepare_corpus
+from cmgems.data.loader import TrainingRows, Windows
+from cmgems.data.order import BatchPlan
+from cmgems.data.tokenizer import build_tokenizer
 from cmgems.masking.masker import Masker
+from cmgems.model.bert import bert_config, build_model, build_optimizer
 from cmgems.pretrain import pretrain
-from cmgems.sequence.corpus import load_corpus, prepare_corpus
-from cmgems.sequence.tokenizer import build_tokenizer
-from cmgems.training.loader import TrainingRows, Windows
-from cmgems.training.model import bert_config, build_model, build_optimizer
-from cmgems.training.order import BatchPlan
+from cmgems.tracking.journal import read_contents
 from cmgems.training.setup import open_npmi
 
 K = 6

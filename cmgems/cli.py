@@ -11,12 +11,14 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict
 from tqdm import tqdm
 
-from cmgems.config import COMMAND, NpmiConfig, PrepareConfig, PretrainConfig, Settings, run_command
+from cmgems.config.base import Settings
+from cmgems.config.command_line import COMMAND, run_command
+from cmgems.config.schema import NpmiConfig, PrepareConfig, PretrainConfig
+from cmgems.data.corpus import Corpus, load_corpus, prepare_corpus
+from cmgems.data.tokenizer import count_kmers
+from cmgems.downstream.settings import BenchmarkConfig
 from cmgems.errors import INCOMPLETE_EXIT_CODE, UserError, exit_on_user_error
-from cmgems.evaluation.settings import BenchmarkConfig
 from cmgems.masking.npmi import Counts, human_counts, npmi_from_counts, read_counts, write_npmi
-from cmgems.sequence.corpus import Corpus, load_corpus, prepare_corpus
-from cmgems.sequence.tokenizer import count_kmers
 
 TOP_SHOWN = 5
 WINDOWS_AT_ONCE = 2000
@@ -126,12 +128,12 @@ class Sync(Settings):
 
     def cli_cmd(self) -> None:
         """Send the rest of each run, and say what was sent; a folder that fails does not keep the others back."""
-        from cmgems import tracking  # here, because it takes seconds to import
+        from cmgems.tracking.run import sync  # here, because it takes seconds to import
 
         errors = []
         for folder in self.folders:
             try:
-                print(tracking.sync(folder))
+                print(sync(folder))
             except UserError as error:
                 errors.append(str(error))
         if errors:
@@ -139,11 +141,11 @@ class Sync(Settings):
 
 
 class Benchmark(BenchmarkConfig):
-    """Score a model on a suite of downstream tasks, over several seeds, beside its floors."""
+    """Score a model on a suite of downstream tasks, over several seeds, beside its baselines."""
 
     def cli_cmd(self) -> None:
         """Score, and end with exit code 1 if some of it failed."""
-        from cmgems.evaluation.benchmark import benchmark  # here, because it takes seconds to import
+        from cmgems.downstream.benchmark import benchmark  # here, because it takes seconds to import
 
         if not benchmark(self):
             sys.exit(INCOMPLETE_EXIT_CODE)
@@ -159,8 +161,8 @@ class Report(Settings):
 
     def cli_cmd(self) -> None:
         """Write the page, and make it an artifact of all the runs in MLflow."""
-        from cmgems.evaluation.publish import publish_report  # here, because they take seconds to import
-        from cmgems.evaluation.report.page import report_files, write_report
+        from cmgems.downstream.publish import publish_report  # here, because they take seconds to import
+        from cmgems.report.page import report_files, write_report
 
         output = self.output or self.folders[0] / "report"
         print(write_report(self.folders, output))

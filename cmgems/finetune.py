@@ -4,9 +4,9 @@ import sys
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from cmgems.config import COMMAND, run_command
+from cmgems.config.command_line import COMMAND, run_command
+from cmgems.downstream.settings import FinetuneConfig
 from cmgems.errors import end_process, exit_on_user_error
-from cmgems.evaluation.settings import FinetuneConfig
 
 
 def finetune(config: FinetuneConfig) -> None:
@@ -14,24 +14,24 @@ def finetune(config: FinetuneConfig) -> None:
     # Imported here, so that --help and mistakes in settings need not wait for torch.
     from accelerate.utils import broadcast_object_list
 
-    from cmgems import startup
-    from cmgems.evaluation import experiment, subjects
-    from cmgems.evaluation.data import read_task
-    from cmgems.evaluation.finetuning import start_processes
-    from cmgems.evaluation.publish import Publisher, tracking_uri
-    from cmgems.evaluation.results import result_folder
+    from cmgems.downstream import experiment, subjects
+    from cmgems.downstream.data import read_task
+    from cmgems.downstream.finetuning import start_processes
+    from cmgems.downstream.publish import Publisher, tracking_uri
+    from cmgems.downstream.results import result_folder
+    from cmgems.training import environment
 
-    startup.prepare_cpu_memory()
+    environment.prepare_cpu_memory()
     suite, [task] = experiment.load_tasks(config, [config.task])
     model = subjects.model_subject(config)
     output = subjects.run_folder(config)
-    startup.check_surroundings(output, tracking_uri(output, config.tracking_uri), needs_tracking=False)
+    environment.preflight(output, tracking_uri(output, config.tracking_uri), needs_tracking=False)
     model.source.check()
     experiment.make_data(suite, [task], config)
     data = read_task(task, config.data, config.resplit)
 
     state = start_processes()
-    state.print(startup.report(state, "none" if state.num_processes == 1 else "ddp"))
+    state.print(environment.report(state, "none" if state.num_processes == 1 else "ddp"))
     subject = subjects.random_weights(model.source) if config.random_weights else model
     what = experiment.Experiment(suite, task, subject, config.seed, experiment.machine(config), config.protocol)
     folder = result_folder(output, suite.name, subject.name, task.name, config.seed)

@@ -2,97 +2,55 @@
 
 import sys
 
-from cmgems.config import PretrainConfig, load_config
+from cmgems.config.command_line import load_config
+from cmgems.config.schema import PretrainConfig
 from cmgems.errors import end_process, exit_on_user_error, note_exit_code
 
 
 def pretrain(config: PretrainConfig) -> None:
-    """One process's part of the run that `config` describes."""
-    # Imported here, so that --help and mistakes in settings need not wait for torch.
-    from cmgems import startup, tracking
+    """Run one process's part of the run that `config` describes."""
+    # Imported here, so that --help and invalid settings need not wait for torch.
     from cmgems.curriculum.controller import Controller
-    from cmgems.masking.masker import Masker
-    from cmgems.training import engine, launch, resume, run_folder, setup
-    from cmgems.training.checkpoint import load_checkpoint
+    from cmgems.tracking.run import open_run
+    from cmgems.training import environment
     from cmgems.training.display import summarise
-    from cmgems.training.evaluation import Validation, unigram_perplexity
-    from cmgems.training.loader import Windows
-    from cmgems.training.loop import Trainer
-    from cmgems.training.model import build_model, build_optimizer
-    from cmgems.training.progress import Progress
+    from cmgems.training.engine import build_engine
+    from cmgems.training.launch import broadcaster, describe_kind, start_accelerator
+    from cmgems.training.resume import archive_newer_checkpoints, open_checkpoint, run_to_track
+    from cmgems.training.run_folder import check_run_folder, is_new_run, open_run_folder, output_folder, shared_settings
+    from cmgems.training.setup import open_data, open_masker
+    from cmgems.training.trainer import Trainer
+    from cmgems.training.validation import Validation, unigram_perplexity
 
-    startup.prepare_cpu_memory()
-    run_folder.check_run_folder(config)
-    output = config.output or run_folder.RUNS / config.name
-    startup.check_surroundings(output, config.tracking.uri, needs_tracking=run_folder.begins_anew(config))
-    corpus = setup.open_corpus(config.corpus)
-    table = setup.open_npmi(config.npmi, corpus)
-    setup.check_model_fits(config.model, corpus)
+    environment.prepare_cpu_memory()
+    check_run_folder(config)
+    environment.preflight(output_folder(config), config.tracking.uri, needs_tracking=is_new_run(config))
+    data = open_data(config)
 
-    accelerator, plan = launch.start_accelerator(config)
-    accelerator.print(startup.report(accelerator.state, launch.describe_kind(accelerator)))
-    startup.check_all_have(accelerator.state, run_folder.in_common(config, corpus, table), "the same recipe and data")
-    training_windows, validation_windows = (
-        Windows(split, corpus.k, config.model.max_positions) for split in (corpus.train, corpus.validation)
-    )
-    masker, validation_masker = (
-        Masker(table, config.curriculum.corruption, seed, accelerator.device)
-        for seed in (config.seed, config.evaluation.seed)
-    )
-    validation = Validation(validation_windows, config.evaluation, validation_masker, corpus.counts, accelerator)
-    controller = Controller(
-        config.curriculum,
-        config.training.steps,
-        unigram_perplexity(corpus.counts),
-        broadcast=launch.broadcaster(accelerator),
-        is_decider=accelerator.is_main_process,
-    )
-    progress = Progress()
+    accelerator, plan = start_accelerator(config)
+    is_main = accelerator.is_main_process
+    accelerator.print(environment.report(accelerator.state, describe_kind(accelerator)))
+    environment.check_all_have(accelerator.state, shared_settings(config, data), "the same recipe and data")
+    masker = open_masker(data, config, accelerator.device, config.evaluation.seed)
+    validation = Validation(data.validation, config.evaluation, masker, data.corpus.counts, accelerator)
+    unigram = unigram_perplexity(data.corpus.counts)
+    controller = Controller(config.curriculum, config.training.steps, unigram, broadcaster(accelerator), is_main)
 
-    with run_folder.agree_on_folder(config, accelerator) as (folder, checkpoint, lock):
-        identity = run_folder.run_identity(config, corpus, table, launch.launched_as(accelerator))
-        environment = startup.environment(accelerator.state)
-        resumed = resume.open_checkpoint(accelerator, checkpoint, identity, environment, config.allow_changed)
-        model = build_model(config.model, corpus.k, config.seed)
-        optimizer = build_optimizer(model, config.optimizer)
-        universal = resumed is not None and resumed.universal
-        model, optimizer = engine.prepare(accelerator, model, optimizer, config, plan, universal)
-        description = launch.describe(accelerator, plan, model)
-        accelerator.print(f"{description}\n{setup.describe(corpus, table)}\nrun folder {folder}")
+    with open_run_folder(config, accelerator, data) as run:
+        resumed = open_checkpoint(run, accelerator, config.allow_changed)
+        engine = build_engine(config, accelerator, plan, data.corpus.k, resumed is not None and resumed.universal)
+        accelerator.print(f"{engine.describe()}\n{data.describe()}\nrun folder {run.folder}")
         if resumed:
-            load_checkpoint(accelerator, model, optimizer, resumed.weights)
-            controller.load_state_dict(resumed.state.curriculum)
-            progress = Progress(**resumed.state.progress)
+            resumed.load_into(run, engine, controller)
             accelerator.print(resumed.describe(plan))
-
-        name = run_folder.run_name(config, folder)
-        run_id = resumed.state.mlflow_run if resumed else None
-        exactly = resumed is None or resumed.is_exact(plan)
-        is_main = accelerator.is_main_process
-        with tracking.open_run(config, name, corpus, run_id, is_main, folder, exactly, lock) as tracker:
-            tracker.tags({"launch": description, "folder": folder.resolve()})
+        with open_run(config, data.corpus, run_to_track(run, resumed, plan), is_main) as tracker:
+            tracker.tags({"launch": engine.describe(), "folder": run.folder.resolve()})
             if resumed and is_main:
                 tracker.tags(resumed.tags(plan))
-                resume.set_aside_later(resumed.checkpoint)
-            trainer = Trainer(
-                config=config,
-                accelerator=accelerator,
-                plan=plan,
-                model=model,
-                optimizer=optimizer,
-                windows=training_windows,
-                masker=masker,
-                controller=controller,
-                validation=validation,
-                tracker=tracker,
-                folder=folder,
-                identity=identity,
-                environment=environment,
-                progress=progress,
-            )
-            trainer.run()
+                archive_newer_checkpoints(resumed.checkpoint)
+            Trainer(config, engine, data, validation, controller, run, tracker).train()
             note_exit_code(0)  # it need not be started again, whatever happens to what is left to do
-            summary = summarise(config, name, controller, progress, folder)
+            summary = summarise(config, controller, run)
             tracker.note(summary)
         accelerator.print(summary)
     accelerator.end_training()

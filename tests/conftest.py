@@ -3,12 +3,19 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from tests.container import Image, require_buildah
-from tests.slurm_cluster import Cluster, require_slurm
+from cmgems.config.schema import PrepareConfig
+from cmgems.data.corpus import load_corpus, prepare_corpus
+from cmgems.downstream.tasks import Task
+from tests.support.container import Image, require_buildah
+from tests.support.slurm_cluster import Cluster, require_slurm
 
 SHARED_DATA = Path(os.environ.get("CMGEMS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+RECIPE = {"learning_rate": 3e-5, "batch": 32, "epochs": 3, "warmup_steps": 50}
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +40,50 @@ def image(tmp_path_factory):
     require_buildah()
     with Image(tmp_path_factory.mktemp("image")) as built:
         yield built
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Small matrices: two threads on shared cores are slower than one."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_genome(tmp_path_factory):
+    """FASTA of three chromosomes drawn from a few repeated words, so that there is something to learn."""
+    random = np.random.default_rng(0)
+    words = ["".join(random.choice(list("ACGT"), 12)) for _ in range(20)]
+    path = tmp_path_factory.mktemp("genome") / "tiny.fa"
+    with path.open("w") as file:
+        for name, length in (("one", 2000), ("two", 1500), ("three", 300)):
+            file.write(f">{name}\n{''.join(random.choice(words, length))}\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus_path(tiny_genome, tmp_path_factory):
+    """Corpus of 4-mers with windows of at most 40 tokens."""
+    path = tmp_path_factory.mktemp("corpora") / "tiny"
+    prepare_corpus(
+        PrepareConfig(inputs=[str(tiny_genome)], k=4, window_tokens=40, validation_chromosomes=["three"]),
+        path,
+        progress=False,
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tiny_corpus_path):
+    """The same, opened."""
+    return load_corpus(tiny_corpus_path)
+
+
+@pytest.fixture
+def make_task():
+    """Make a task of two classes; any setting can be given."""
+
+    def make(**settings) -> Task:
+        given = {"name": "toy", "species": "toy", "kind": "toy", "classes": ["no", "yes"], "length": 100}
+        return Task.model_validate(given | {"recipe": RECIPE} | settings)
+
+    return make

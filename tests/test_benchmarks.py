@@ -10,12 +10,12 @@ from benchmarks.measure import Rates
 from benchmarks.peers import genemask_loop
 from benchmarks.pieces import CENTRE_PROBABILITY, TOKENS, K, random_windows
 from benchmarks.runs import batches_before
-from cmgems.config import CorruptionConfig, MaskingConfig, PrepareConfig
+from cmgems.config.schema import CorruptionConfig, MaskingConfig, PrepareConfig
+from cmgems.data.corpus import load_corpus, prepare_corpus
+from cmgems.data.loader import TrainingRows, Windows
+from cmgems.data.tokenizer import build_tokenizer, encode_batch, vocabulary
 from cmgems.masking.masker import Masker
 from cmgems.masking.npmi import human_counts, npmi_from_counts
-from cmgems.sequence.corpus import load_corpus, prepare_corpus
-from cmgems.sequence.tokenizer import build_tokenizer, encode_batch, vocabulary
-from cmgems.training.loader import TrainingRows, Windows
 
 
 def test_a_benchmark_prints_its_row_and_writes_all_rounds(tmp_path, capsys):

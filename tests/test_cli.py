@@ -7,10 +7,11 @@ import datasets
 import numpy as np
 import pytest
 
+from cmgems import cli
 from cmgems.cli import main
+from cmgems.data.corpus import load_corpus
+from cmgems.data.tokenizer import count_kmers
 from cmgems.masking.npmi import npmi_from_counts, read_npmi
-from cmgems.sequence.corpus import load_corpus
-from cmgems.sequence.tokenizer import count_kmers
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +144,11 @@ def test_a_region_without_a_position_is_named(tmp_path, capsys):
 def test_an_existing_corpus_is_not_overwritten(corpus, genome, capsys):
     assert str(corpus) in fails(capsys, ["prepare", str(genome), "--output", str(corpus)])
     assert load_corpus(corpus).k == 5
+
+
+def test_a_deprecated_option_is_taken_with_a_warning(monkeypatch, capsys):
+    taken = []
+    monkeypatch.setattr(cli.Benchmark, "cli_cmd", taken.append)
+    main(["benchmark", "--model", "m", "--data", "d", "--no-floors"])
+    assert [config.baselines for config in taken] == [False]
+    assert capsys.readouterr().err == "warning: --no-floors is deprecated, and is --no-baselines now\n"

@@ -5,18 +5,10 @@ from typing import get_args, get_origin
 import pytest
 import yaml
 
-from cmgems.config import (
-    RECIPES,
-    AtStep,
-    MaskingConfig,
-    Never,
-    PerplexityDrop,
-    PretrainConfig,
-    RunShare,
-    flatten,
-    load_config,
-    recipe_names,
-)
+from cmgems.config.command_line import load_config
+from cmgems.config.recipes import RECIPES, recipe_names
+from cmgems.config.schema import MaskingConfig, PretrainConfig, flatten
+from cmgems.config.triggers import AtStep, Never, PerplexityDrop, RunShare
 from cmgems.errors import UserError
 
 CORPUS = ["--corpus.path", "data/anywhere"]

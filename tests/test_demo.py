@@ -11,9 +11,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from cmgems.config import load_config
-from cmgems.sequence.corpus import load_corpus
-from cmgems.training.evaluation import unigram_perplexity
+from cmgems.config.command_line import load_config
+from cmgems.data.corpus import load_corpus
+from cmgems.training.validation import unigram_perplexity
 
 REPOSITORY = Path(__file__).parents[1]
 # What the tests' own surroundings, `make test` among them, would have the demo inherit.
@@ -113,15 +113,15 @@ def mean(of_seeds):
     return statistics.mean(of_seeds.values())
 
 
-def test_the_pretrained_model_is_above_its_floors(scores):
+def test_the_pretrained_model_is_above_its_baselines(scores):
     probe, fine_tuning = scores["probe"], scores["fine-tuning"]
     for found in (probe, fine_tuning):
         assert set(found) == {MODEL, UNTRAINED, RANDOM, KMERS}
     assert all(set(of_seeds) == {42, 43, 44, 45, 46} for of_seeds in probe.values())
-    for floor in (UNTRAINED, RANDOM):  # by probe the 4-mers are about as good
-        assert mean(probe[MODEL]) > mean(probe[floor]), (floor, probe)
-    for floor in (UNTRAINED, RANDOM, KMERS):
-        assert mean(fine_tuning[MODEL]) > mean(fine_tuning[floor]), (floor, fine_tuning)
+    for baseline in (UNTRAINED, RANDOM):  # by probe the 4-mers are about as good
+        assert mean(probe[MODEL]) > mean(probe[baseline]), (baseline, probe)
+    for baseline in (UNTRAINED, RANDOM, KMERS):
+        assert mean(fine_tuning[MODEL]) > mean(fine_tuning[baseline]), (baseline, fine_tuning)
 
 
 def test_it_ends_with_two_tables_that_are_in_mlflow_too(demo, scores):

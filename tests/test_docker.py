@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from sqlalchemy.engine import make_url
 
-from cmgems.config import load_config
-from tests.container import REPOSITORY
+from cmgems.config.command_line import load_config
+from tests.support.container import REPOSITORY
 
 DOCKER = REPOSITORY / "docker"
 COMPOSE = (DOCKER / "compose.yaml").read_text()

@@ -16,7 +16,7 @@ from benchmarks.initialization import (
     show_steps,
     steps_table,
 )
-from cmgems.config import load_config
+from cmgems.config.command_line import load_config
 
 HALF, TENTH, VISIBLE, BITS, CHAIN = ENDPOINTS
 

@@ -15,15 +15,16 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from cmgems.cli import main
-from cmgems.config import RECIPES, MaskingConfig, ModelConfig, StageConfig
+from cmgems.config.recipes import RECIPES
+from cmgems.config.schema import MaskingConfig, ModelConfig, StageConfig
+from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
+from cmgems.model.bert import bert_config, build_model
 from cmgems.planning.activations import activations
 from cmgems.planning.gpus import find_gpu, gpu_kinds
 from cmgems.planning.launches import BUCKET_PARAMETERS, LAUNCHES, Place, buffers, model_size, model_states, sent_bytes
 from cmgems.planning.plan import make_plan, read_plan_recipe
 from cmgems.planning.windows import Windows, mask_rate, widths
-from cmgems.training.model import bert_config, build_model
-from cmgems.training.order import BatchPlan
 
 LAUNCH = {launch.name: launch for launch in LAUNCHES}
 MILLION = 1_000_000
@@ -76,21 +77,23 @@ def by_name(made):
 def test_parameters_operations_and_hours_of_a_tiny_recipe_by_hand(tiny):
     made = plan(tiny, gpu="RTX4090", gpus=2, utilisation=0.5)
     assert made.parameters == TINY_PARAMETERS
-    assert made.flops_a_step == made.executed_flops_a_step == TINY_FLOPS
+    assert made.flops_per_step == made.executed_flops_per_step == TINY_FLOPS
     assert (made.micro_batch, made.micro_steps, made.mean_width, made.mask_rate) == (2, 2, 16, 0.25)
-    assert made.seconds_a_step == pytest.approx(TINY_FLOPS / (2 * 82.6e12 * 0.5))
-    assert made.hours == pytest.approx({n: n * made.seconds_a_step / 3600 for n in (50, 1000, 10_000, 120_000)})
+    assert made.seconds_per_step == pytest.approx(TINY_FLOPS / (2 * 82.6e12 * 0.5))
+    assert made.hours == pytest.approx({n: n * made.seconds_per_step / 3600 for n in (50, 1000, 10_000, 120_000)})
 
 
 def test_activation_checkpointing_repeats_the_forward_pass_of_all_layers_but_the_last(tiny):
     made = plan(tiny, gpus=2, overrides=["--model.activation_checkpointing", "true", "--model.layers", "3"])
-    assert made.flops_a_step == TINY_FLOPS + 3 * 2 * TINY_LAYER_FLOPS
-    assert made.executed_flops_a_step == made.flops_a_step + 2 * TINY_LAYER_FLOPS
+    assert made.flops_per_step == TINY_FLOPS + 3 * 2 * TINY_LAYER_FLOPS
+    assert made.executed_flops_per_step == made.flops_per_step + 2 * TINY_LAYER_FLOPS
 
 
 def test_empty_rows_cost_as_in_training(tiny):
     eight, seven = (plan(tiny, gpus=2, overrides=[f"--training.global_batch={n}"]) for n in (8, 7))
-    assert eight.flops_a_step - seven.flops_a_step == pytest.approx(3 * TINY_MASKED_FLOPS * 3.5)  # the masked tokens'
+    assert eight.flops_per_step - seven.flops_per_step == pytest.approx(
+        3 * TINY_MASKED_FLOPS * 3.5
+    )  # the masked tokens'
 
 
 @pytest.mark.parametrize(("recipe", "low", "high"), [("dnabert-cm-gems-15", 86, 90), ("logo-cm-gems-15", 4.5, 5.5)])
@@ -117,7 +120,7 @@ def test_costs_are_those_that_the_recipes_open_with(recipe):
     # 25 windows divide 250 without empty rows; 10 TFLOP/s are what an A100 at this share of its peak does.
     made = plan(recipe, gpus=1, overrides=["--training.micro_batch", "25"], utilisation=10 / 312)
     assert round(made.parameters / MILLION) == millions
-    assert made.flops_a_step * made.steps == pytest.approx(operations, rel=0.05)
+    assert made.flops_per_step * made.steps == pytest.approx(operations, rel=0.05)
     assert made.hours[10_000] == pytest.approx(hours, rel=0.1)
 
 
@@ -338,7 +341,7 @@ def test_gpus_without_windows_change_neither_the_width_nor_the_time():
     assert widths(WINDOWS, BatchPlan(4, 3, 2), 2, 512) == [0]
     enough, more = (plan("logo-cm-gems-15", gpus=gpus) for gpus in (250, 300))
     assert enough.mean_width == more.mean_width > 384
-    assert enough.seconds_a_step == more.seconds_a_step
+    assert enough.seconds_per_step == more.seconds_per_step
 
 
 def stage(*masking):
@@ -424,8 +427,8 @@ def test_json_has_all_of_the_plan_in_bytes_and_seconds(capsys):
         **dict.fromkeys(("recipe", "gpu", "precision"), "str"),
         **dict.fromkeys(("gpus", "nodes", "parameters", "steps", "usable_memory"), "int"),
         **dict.fromkeys(("global_batch", "micro_batch", "micro_steps"), "int"),
-        **dict.fromkeys(("mean_width", "mask_rate", "flops_a_step", "executed_flops_a_step"), "float"),
-        **dict.fromkeys(("utilisation", "seconds_a_step"), "float"),
+        **dict.fromkeys(("mean_width", "mask_rate", "flops_per_step", "executed_flops_per_step"), "float"),
+        **dict.fromkeys(("utilisation", "seconds_per_step"), "float"),
         **dict.fromkeys(("gpu_kind", "windows", "hours"), "dict"),
         "launches": "list",
     }
@@ -434,10 +437,10 @@ def test_json_has_all_of_the_plan_in_bytes_and_seconds(capsys):
         parts = launch["model_states"] + launch["buffers"] + launch["activations"]
         assert launch["memory"] == parts
         assert launch["fits"] == (parts <= made["usable_memory"])
-        assert launch["seconds_to_send"] == launch["sent_a_step"] / 32e9
+        assert launch["seconds_to_send"] == launch["sent_per_step"] / 32e9
         assert set(launch) == {
             *("name", "model_states", "buffers", "activations", "memory", "fits"),
-            *("largest_micro_batch", "node_memory", "sent_a_step", "seconds_to_send"),
+            *("largest_micro_batch", "node_memory", "sent_per_step", "seconds_to_send"),
         }
     assert set(made["hours"]) == {"1000", "10000", "120000"}
     assert made["utilisation"] == 0.1
@@ -481,8 +484,8 @@ os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0
 import deepspeed, deepspeed.ops
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-from cmgems.config import ModelConfig
-from cmgems.training.model import build_model
+from cmgems.config.schema import ModelConfig
+from cmgems.model.bert import build_model
 torch.distributed.init_process_group("gloo")
 model = build_model(ModelConfig(layers=2, hidden=64, intermediate=768, heads=8, dropout=0.0), 4, 0)
 zero = {"stage": 3, "overlap_comm": True, "contiguous_gradients": True, "reduce_bucket_size": 1_000_000,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmgems.config import recipe_names
+from cmgems.config.recipes import recipe_names
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -138,11 +138,11 @@ def check_downstream(folder):
         command.replace("step-00010000", "step-00000003") for command in commands(DOWNSTREAM)
     )
     assert "tf/0, step-00000003, seed 42, scored: mcc" in run(finetune, folder)
-    output = run(f"{benchmark} --seeds 1 --no-floors", folder)
+    output = run(f"{benchmark} --seeds 1 --no-baselines", folder)
     assert re.search(r"\[1/2\] tf/0, step-00000003, seed 42: mcc -?\d\.\d{4} \(there already\)", output)
     assert "[2/2] tf/1, step-00000003, seed 42: mcc " in output
     for command, suite in ((probe, "gue-probe"), (tuned, "gue-tuned"), (pooled, "gue-pooled")):
-        assert f"suite {suite}: 2 scores to have" in run(f"{command} --seeds 1 --no-floors", folder)
+        assert f"suite {suite}: 2 scores to compute" in run(f"{command} --seeds 1 --no-baselines", folder)
         assert len(list((folder / "runs/logo-cm-gems-15/1/downstream" / suite).rglob("result.json"))) == 2
     assert run(report, folder).strip() == "runs/logo-cm-gems-15/1/report/report.html"
     page = (folder / "runs/logo-cm-gems-15/1/report/report.html").read_text()

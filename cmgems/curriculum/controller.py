@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cmgems.config import CurriculumConfig, StageConfig
-from cmgems.curriculum.triggers import causing_perplexities, fixed_steps, is_over
+from cmgems.config.schema import CurriculumConfig, StageConfig
+from cmgems.config.triggers import StageProgress
 from cmgems.errors import UserError
 
 
@@ -41,7 +41,7 @@ class Controller:
     switches: list[Switch] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._fixed = {step for stage in self.config.stages for step in fixed_steps(stage.until, self.total_steps)}
+        self._fixed = {step for stage in self.config.stages for step in stage.until.fixed_steps(self.total_steps)}
 
     @property
     def stage(self) -> StageConfig:
@@ -64,8 +64,8 @@ class Controller:
     def _decide(self, step: int) -> int:
         """Index of the stage from `step` on: a stage that should be over before it begins is passed over."""
         index, start, perplexities = self.index, self.stage_start, self.perplexities
-        while is_over(
-            self.config.stages[index].until, step, start, self.total_steps, perplexities, self.unigram_perplexity
+        while self.config.stages[index].until.is_over(
+            StageProgress(step, start, self.total_steps, perplexities, self.unigram_perplexity)
         ):
             index, start, perplexities = index + 1, step, []
         return index
@@ -74,7 +74,7 @@ class Controller:
         if index == self.index:
             return None
         stages = self.config.stages
-        cause = causing_perplexities(self.stage.until, self.perplexities)
+        cause = self.stage.until.causing_perplexities(self.perplexities)
         switch = Switch(step, stages[self.index].name, stages[index].name, cause)
         self.index, self.stage_start, self.perplexities = index, step, []
         self.switches.append(switch)

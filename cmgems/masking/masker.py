@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cmgems.config import CorruptionConfig, MaskingConfig
+from cmgems.config.schema import CorruptionConfig, MaskingConfig
+from cmgems.data.tokenizer import MASK, PAD, SPECIAL_TOKENS
 from cmgems.masking.counters import Counters, Stream, threshold
 from cmgems.masking.npmi import NpmiTable
 from cmgems.masking.strategies import STRATEGIES, places, spread
-from cmgems.sequence.tokenizer import MASK, PAD, SPECIAL_TOKENS
 
 FIRST_KMER = len(SPECIAL_TOKENS)
 """Smallest token id of a k-mer."""

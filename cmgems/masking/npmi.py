@@ -10,7 +10,6 @@ table that method `published` gives back: Roy et al., GeneMask (2023).
 import csv
 import hashlib
 import math
-import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,8 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cmgems.data.tokenizer import SPECIAL_TOKENS, vocabulary
 from cmgems.errors import UserError
-from cmgems.sequence.tokenizer import SPECIAL_TOKENS, vocabulary
+from cmgems.runtime.files import atomic_file
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -185,16 +185,11 @@ def write_npmi(table: NpmiTable, path: Path) -> None:
 
 def _write_rows(table: NpmiTable, path: Path) -> None:
     kmers = _kmers(table.k)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("w", newline="", encoding="ascii") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["kmer", "count", "pmi", "npmi"])
-            for i in _highest_first(table):
-                writer.writerow([kmers[i], table.counts[i], repr(float(table.pmi[i])), repr(float(table.npmi[i]))])
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_file(path) as partial, partial.open("w", newline="", encoding="ascii") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["kmer", "count", "pmi", "npmi"])
+        for i in _highest_first(table):
+            writer.writerow([kmers[i], table.counts[i], repr(float(table.pmi[i])), repr(float(table.npmi[i]))])
 
 
 @dataclass(frozen=True)

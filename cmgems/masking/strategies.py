@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool1d, pad
 
-from cmgems.config import MaskingConfig
+from cmgems.config.schema import MaskingConfig
+from cmgems.data.tokenizer import SPECIAL_TOKENS
 from cmgems.masking.centre_probability import ALL_STRONG, genemask_thresholds, span_centre_probability
 from cmgems.masking.counters import Counters, Stream, threshold
-from cmgems.sequence.tokenizer import SPECIAL_TOKENS
 
 _COLUMN_BITS = 20
 _COLUMN = (1 << _COLUMN_BITS) - 1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from cmgems.config import Settings
+from cmgems.config.base import Settings
 from cmgems.errors import UserError
 
 GPUS = Path(__file__).parent / "gpus.yaml"

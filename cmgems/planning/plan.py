@@ -6,14 +6,16 @@ from typing import Any
 
 from transformers import BertConfig
 
-from cmgems.config import PretrainConfig, load_config, read_named_recipe
+from cmgems.config.command_line import load_config
+from cmgems.config.recipes import read_named_recipe
+from cmgems.config.schema import PretrainConfig
+from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
+from cmgems.model.bert import bert_config, repeatable_flops, training_flops
 from cmgems.planning.activations import Arithmetic, activations
 from cmgems.planning.gpus import GpuKind, find_gpu
 from cmgems.planning.launches import LAUNCHES, Launch, ModelSize, Place, buffers, model_size, model_states, sent_bytes
 from cmgems.planning.windows import Windows, full_width, mask_rate, read_windows, widths
-from cmgems.training.model import bert_config, repeatable_flops, training_flops
-from cmgems.training.order import BatchPlan
 
 STEPS = (1_000, 10_000, 120_000)
 """Lengths of a run, in optimizer steps, that the papers compare: CM-GEMS at 1,000 and 10,000, DNABERT at 120,000."""
@@ -55,7 +57,7 @@ class LaunchPlan:
     """The largest `training.micro_batch` that fits; no larger than a GPU's part of the global batch. 0: none."""
     node_memory: int
     """Memory of a node for what is offloaded, or for loading the model, as DeepSpeed estimates it."""
-    sent_a_step: int
+    sent_per_step: int
     """Bytes that each GPU sends in an optimizer step."""
     seconds_to_send: float
     """Time for that at the full bandwidth between GPUs of a machine; between machines it takes longer."""
@@ -91,13 +93,13 @@ class Plan:
     """Windows a GPU computes at once."""
     micro_steps: int
     """Micro-batches of a GPU an optimizer step."""
-    flops_a_step: float
+    flops_per_step: float
     """Model operations of an optimizer step on all GPUs, as `usage/petaflop` counts them."""
-    executed_flops_a_step: float
+    executed_flops_per_step: float
     """The same with the operations that activation checkpointing repeats."""
     utilisation: float
     """Share of the peak that is assumed."""
-    seconds_a_step: float
+    seconds_per_step: float
     """Of training alone: evaluations, checkpoints and waiting for the network come on top."""
     steps: int
     """`training.steps`."""
@@ -152,10 +154,10 @@ def make_plan(config: PretrainConfig, gpu: str, gpus: int, nodes: int = 1, utili
         global_batch=job.batch.global_batch,
         micro_batch=job.batch.micro_batch,
         micro_steps=job.batch.accumulation,
-        flops_a_step=flops,
-        executed_flops_a_step=flops + repeated,
+        flops_per_step=flops,
+        executed_flops_per_step=flops + repeated,
         utilisation=utilisation,
-        seconds_a_step=seconds,
+        seconds_per_step=seconds,
         steps=config.training.steps,
         hours={steps: steps * seconds / 3600 for steps in sorted({*STEPS, config.training.steps})},
         usable_memory=job.usable_memory(),
@@ -224,7 +226,7 @@ class _Job:
             fits=fixed + peak <= usable,
             largest_micro_batch=_largest(most, lambda rows: fixed + self._activation_peak(launch, rows) <= usable),
             node_memory=node_memory,
-            sent_a_step=sent,
+            sent_per_step=sent,
             seconds_to_send=sent / (self.kind.interconnect_gbs / 2 * 1e9),
         )
 

@@ -18,8 +18,8 @@ def show(plan: Plan) -> str:
         f"            by {windows.source}",
         f"batch       {plan.global_batch} windows a step = {plan.gpus} x {plan.micro_batch} x {plan.micro_steps} "
         f"micro-step(s){_gaps(plan)}",
-        f"a step      {plan.flops_a_step:.2e} floating-point operations{_repeated(plan)}, "
-        f"{_three_digits(plan.seconds_a_step)} s",
+        f"a step      {plan.flops_per_step:.2e} floating-point operations{_repeated(plan)}, "
+        f"{_three_digits(plan.seconds_per_step)} s",
         f"training    {', '.join(f'{steps:,} steps {_hours(hours)}' for steps, hours in plan.hours.items())}",
         f"            at {plan.utilisation:.0%} of the peak of {peak:g} TFLOP/s a GPU; evaluations, checkpoints and",
         "            waiting for the network come on top",
@@ -39,7 +39,7 @@ def show(plan: Plan) -> str:
             "yes" if launch.fits else "no",
             str(launch.largest_micro_batch or "-"),
             _gigabytes(launch.node_memory),
-            _gigabytes(launch.sent_a_step),
+            _gigabytes(launch.sent_per_step),
         )
         for launch in plan.launches
     ]
@@ -72,5 +72,5 @@ def _gaps(plan: Plan) -> str:
 
 
 def _repeated(plan: Plan) -> str:
-    more = plan.executed_flops_a_step / plan.flops_a_step - 1
+    more = plan.executed_flops_per_step / plan.flops_per_step - 1
     return f" (and {more:.0%} repeated by activation checkpointing)" if more else ""

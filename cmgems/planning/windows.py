@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cmgems.config import CorpusConfig, MaskingConfig, ModelConfig, PrepareConfig, StageConfig
+from cmgems.config.schema import CorpusConfig, MaskingConfig, ModelConfig, PrepareConfig, StageConfig
+from cmgems.data.corpus import load_corpus
+from cmgems.data.loader import SPECIAL_TOKENS_PER_WINDOW
+from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
 from cmgems.masking.centre_probability import genemask_masked_share, span_masked_share
-from cmgems.sequence.corpus import load_corpus
-from cmgems.training.loader import SPECIAL_TOKENS_A_WINDOW
-from cmgems.training.order import BatchPlan
 
-_MULTIPLE = 8  # cmgems.sequence.tokenizer.encode_batch pads to multiples of it
+_MULTIPLE = 8  # cmgems.data.tokenizer.encode_batch pads to multiples of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def read_windows(corpus: CorpusConfig, model: ModelConfig) -> Windows:
 
     Raises UserError if they are longer than the model's positions.
     """
-    most = model.max_positions - SPECIAL_TOKENS_A_WINDOW
+    most = model.max_positions - SPECIAL_TOKENS_PER_WINDOW
     if corpus.path.exists():
         opened = load_corpus(corpus.path)
         split = opened.manifest["splits"]["train"]
@@ -51,7 +51,7 @@ def read_windows(corpus: CorpusConfig, model: ModelConfig) -> Windows:
     if windows.full > most:
         raise UserError(
             f"model.max_positions is {model.max_positions}, but windows by {windows.source} have up to "
-            f"{windows.full + SPECIAL_TOKENS_A_WINDOW} tokens with [CLS] and [SEP]"
+            f"{windows.full + SPECIAL_TOKENS_PER_WINDOW} tokens with [CLS] and [SEP]"
         )
     return windows
 
@@ -83,7 +83,7 @@ def widths(windows: Windows, batch: BatchPlan, rank: int, max_positions: int) ->
 
 
 def _padded(tokens: int, max_positions: int) -> int:
-    return min(-(-(tokens + SPECIAL_TOKENS_A_WINDOW) // _MULTIPLE) * _MULTIPLE, max_positions)
+    return min(-(-(tokens + SPECIAL_TOKENS_PER_WINDOW) // _MULTIPLE) * _MULTIPLE, max_positions)
 
 
 def mask_rate(stages: Sequence[StageConfig], windows: Windows) -> float:

@@ -1,1 +1,1 @@
-"""The model, the data pipeline, the loop and its checkpoints."""
+"""The training loop, and what it stands on: launch, validation, checkpoints, run folder."""

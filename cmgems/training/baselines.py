@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
+from cmgems.data.loader import Windows
+from cmgems.data.markov import FLANKS, MarkovChains, fit_chains, score_hidden_bases, summarize_baselines
 from cmgems.masking.masker import MaskedBatch
-from cmgems.sequence.markov import FLANKS, MarkovChains, fit_chains, score_hidden_bases, summarize_baselines
-from cmgems.training.bases import bases_of_batch
-from cmgems.training.evaluation import Masking, Validation, perplexity
-from cmgems.training.loader import Windows
+from cmgems.model.bases import bases_of_batch
+from cmgems.training.validation import Masking, Validation, perplexity
 
 COUNTED_BASES = 64_000_000
 """Nucleotides of the training split that the Markov chains are fitted to, about."""

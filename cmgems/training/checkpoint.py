@@ -1,20 +1,17 @@
 """Checkpoints to resume from, and models to use: folders that exist completely or not at all.
 
-A folder is written beside its place, as NAME.partial, and renamed when all of it is there. A checkpoint is first put
-into fast local storage, which is all that training waits for; a thread takes it from there to its place, with a digest
-of every file, by which damage is noticed before anything is loaded.
+A checkpoint is first put into fast local storage, which is all that training waits for; a thread takes it from there to
+its place, with a digest of every file, by which damage is noticed before anything is loaded.
 """
 
 import concurrent.futures
 import errno
 import hashlib
 import json
-import os
 import shutil
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -29,9 +26,19 @@ from safetensors import SafetensorError
 from transformers import BertForMaskedLM
 from transformers.utils.logging import disable_progress_bar
 
-from cmgems.config import CheckpointConfig
+from cmgems.config.schema import CheckpointConfig
+from cmgems.data.tokenizer import save_tokenizer
 from cmgems.errors import UnavailableError, UserError
-from cmgems.sequence.tokenizer import save_tokenizer
+from cmgems.runtime.files import (
+    atomic_file,
+    atomic_folder,
+    flush_to_disk,
+    new_token,
+    partial_path,
+    put_in_place,
+    remove_folder,
+    remove_leftovers,
+)
 from cmgems.training.staging import StagingFolder
 from cmgems.training.staging import remove_all as remove_staging_folders
 
@@ -42,7 +49,7 @@ WEIGHTS_FILE = "weights.pt"
 _ERROR = "error"
 _TORCH_WRITER = "inline_container"
 """In the message of the RuntimeError by which torch.save says that it cannot write."""
-_FOR_GOOD = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_PERMANENT_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _SECONDS_BETWEEN_ANSWERS = 0.5
 
 
@@ -94,7 +101,7 @@ class CheckpointWriter:
         if accelerator.is_main_process:
             remove_staging_folders(parent)
         # In the names of what is being written: a process that a run before has left behind may still write, too.
-        [self._token] = broadcast_object_list([_token()])
+        [self._token] = broadcast_object_list([new_token()])
         self._staging = StagingFolder(config.staging, parent, _state_bytes(model))
         if self._staging.path.parent == parent:
             accelerator.print(f"/dev/shm lacks room for checkpoints: training waits until they are written to {parent}")
@@ -104,13 +111,13 @@ class CheckpointWriter:
         """Save model, optimizer and run state; collective. Waits for the checkpoint before, if that is not yet done."""
         self.wait()
         folder = step_folder(self.parent, step)
-        partial = _partial(folder, self._token)
+        partial = partial_path(folder, self._token)
         if self.accelerator.is_main_process:
-            _clear_leftovers(self.parent)
+            remove_leftovers(self.parent)
             try:
                 partial.mkdir(parents=True)
             except OSError as error:
-                raise self._failure(error, _is_for_good(error)) from error
+                raise self._failure(error, _is_permanent(error)) from error
         self.accelerator.wait_for_everyone()
         with self._named_failures():
             staged = self._staging.new()
@@ -130,25 +137,25 @@ class CheckpointWriter:
             error = self._pending.exception() if finished else None
             if not finished and time.monotonic() > deadline:
                 error = TimeoutError("the storage does not answer")
-            own = [not finished, error is not None, _is_for_good(error)]
+            own = [not finished, error is not None, _is_permanent(error)]
             counts = torch.tensor(own, dtype=torch.int64, device=self.accelerator.device)
-            waiting, failed, for_good = self.accelerator.reduce(counts, "sum").tolist()
+            waiting, failed, permanent = self.accelerator.reduce(counts, "sum").tolist()
             if failed:
-                if for_good:
-                    _clear_leftovers(self.parent)  # what takes the room is of no use
-                raise self._failure(error, bool(for_good))
+                if permanent:
+                    remove_leftovers(self.parent)  # what takes the room is of no use
+                raise self._failure(error, bool(permanent))
             if not waiting:
                 self._pending = None
 
-    def _failure(self, error: BaseException | None, for_good: bool) -> BaseException:
+    def _failure(self, error: BaseException | None, permanent: bool) -> BaseException:
         """What to raise where this process could not write its part; where `error` is None, another one could not.
 
-        `for_good` says that somebody has to do something before it can.
+        `permanent` says that somebody has to do something before it can.
         """
         if error is not None and not isinstance(error, OSError):
             return error
         why = error or "another process could not write its part, and says why"
-        kind = UserError if for_good else UnavailableError
+        kind = UserError if permanent else UnavailableError
         return kind(f"a checkpoint cannot be written to {self.parent}: {why}", every_process=error is not None)
 
     @contextmanager
@@ -191,7 +198,7 @@ class CheckpointWriter:
         for other in range(1, processes):
             digests |= _collect(partial / _rank_manifest(other), deadline)
         _write_json(partial / MANIFEST, dict(sorted(digests.items())))
-        _put_in_place(partial, folder)
+        put_in_place(partial, folder)
         self._drop_old()
 
     def _drop_old(self) -> None:
@@ -199,7 +206,7 @@ class CheckpointWriter:
         for folder in checkpoints(self.parent)[: -self.config.keep]:
             if checkpoint_step(folder) not in self.config.milestones:
                 try:
-                    _remove(folder)
+                    remove_folder(folder)
                 except OSError as error:  # on some file systems because somebody reads it; training can go on
                     print(f"warning: {folder} cannot be removed: {error}", file=sys.stderr, flush=True)
 
@@ -256,7 +263,7 @@ def checkpoints(parent: Path) -> list[Path]:
     return sorted(path.parent for path in parent.glob(f"step-*[0-9]/{MANIFEST}"))
 
 
-def damage(folder: Path) -> str | None:
+def find_corruption(folder: Path) -> str | None:
     """What is wrong with a checkpoint: a file that is missing, or not as it was written. None: all is well."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
@@ -271,7 +278,7 @@ def damage(folder: Path) -> str | None:
 
 
 def write_manifest(folder: Path) -> None:
-    """Note the digests of all files in a folder, for `damage` to compare with."""
+    """Note the digests of all files in a folder, for `find_corruption` to compare with."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     _write_json(folder / MANIFEST, {str(path.relative_to(folder)): _digest(path) for path in files})
 
@@ -286,27 +293,14 @@ def export_model(accelerator: Accelerator, model: Any, k: int, folder: Path) -> 
         bert = BertForMaskedLM(accelerator.unwrap_model(model).bert.config)
         bert.load_state_dict(weights)
         disable_progress_bar()
+        remove_leftovers(folder.parent)
         try:
-            with complete_or_absent(folder) as partial:
+            with atomic_folder(folder, replace=True) as partial:
                 bert.save_pretrained(partial)
                 save_tokenizer(partial, k, bert.config.max_position_embeddings)
         except (OSError, SafetensorError) as error:
             raise UserError(f"the model cannot be written to {folder}: {error}") from error
     accelerator.wait_for_everyone()
-
-
-@contextmanager
-def complete_or_absent(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which takes its place when all is written; for one process."""
-    partial = _partial(folder, _token())
-    _clear_leftovers(folder.parent)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        _put_in_place(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _save_weights(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:
@@ -349,9 +343,9 @@ def _full_precision_weights(accelerator: Accelerator, model: Any) -> dict[str, t
     return {name: tensor.detach().float().cpu() for name, tensor in weights.items()}
 
 
-def _is_for_good(error: BaseException | None) -> bool:
+def _is_permanent(error: BaseException | None) -> bool:
     """Whether an error while writing will come again: no room, or no right to write."""
-    return isinstance(error, OSError) and error.errno in _FOR_GOOD
+    return isinstance(error, OSError) and error.errno in _PERMANENT_ERRNOS
 
 
 def _in_background(function: Callable[..., None], *arguments: Any) -> Future[None]:
@@ -384,7 +378,7 @@ def _move_files(source: Path, target: Path) -> dict[str, str]:
         for folder in [*reversed(name.parents)][1:]:  # not the target itself: another run has removed it if it is gone
             (target / folder).mkdir(exist_ok=True)
         shutil.move(path, target / name)
-        _flush_to_disk(target / name)
+        flush_to_disk(target / name)
     shutil.rmtree(source)
     return digests
 
@@ -392,18 +386,6 @@ def _move_files(source: Path, target: Path) -> dict[str, str]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush_to_disk(path: Path) -> None:
-    """Make a file or a folder outlast a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        if not path.is_dir():  # for which not every file system can
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _rank_manifest(rank: int) -> str:
@@ -431,36 +413,5 @@ def _collect(path: Path, deadline: float) -> dict[str, str]:
 
 def _write_json(path: Path, values: Any) -> None:
     """Write a JSON file that is complete as soon as it is there."""
-    partial = _partial(path, _token())
-    partial.write_text(json.dumps(values, indent=1))
-    partial.rename(path)
-
-
-def _partial(path: Path, token: str) -> Path:
-    """Where a file or folder is while it is being written; `token` is the writer's own."""
-    return path.with_name(f"{path.name}.{token}.partial")
-
-
-def _token() -> str:
-    return uuid.uuid4().hex[:12]
-
-
-def _clear_leftovers(parent: Path) -> None:
-    """Remove what a run that was killed while it wrote or removed has left."""
-    for leftover in parent.glob("*.partial"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _put_in_place(partial: Path, folder: Path) -> None:
-    """Let a folder that is complete take its place, for good: an older one may be removed next."""
-    for path in (*partial.rglob("*"), partial):
-        _flush_to_disk(path)
-    if folder.exists():
-        _remove(folder)
-    partial.rename(folder)
-    _flush_to_disk(folder.parent)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a complete folder, which must not look complete while it is half removed."""
-    shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}.removed.partial")))
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(values, indent=1))

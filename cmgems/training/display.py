@@ -11,15 +11,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cmgems.config import PretrainConfig, hide_password
+from cmgems.config.schema import PretrainConfig, hide_password
 from cmgems.curriculum.controller import Controller
-from cmgems.training.progress import Progress
+from cmgems.runtime.progress import SECONDS_BETWEEN_LINES
+from cmgems.training.run_folder import Run
 
-SECONDS_BETWEEN_LINES = 20
 
-
-def summarise(config: PretrainConfig, name: str, controller: Controller, progress: Progress, folder: Path) -> str:
-    """What came of a run, and where to look at it; `name` is the run's in MLflow."""
+def summarise(config: PretrainConfig, controller: Controller, run: Run) -> str:
+    """Return what came of a run, and where to look at it."""
+    progress = run.progress
     lines = [f"{config.training.steps:,} steps in {progress.seconds / 60:.1f} minutes", ""]
     for switch in controller.switches:
         measured = " -> ".join(f"{perplexity:.1f}" for perplexity in switch.perplexities[-3:])
@@ -33,8 +33,8 @@ def summarise(config: PretrainConfig, name: str, controller: Controller, progres
     )
     if "bits" in last:  # a finished run of an earlier release has none
         lines.append(f"- {describe_bits(last['bits'], progress.baselines)}")
-    lines.append(f"- model and checkpoints: {folder}")
-    lines.append(f"- MLflow: experiment '{config.tracking.experiment}', run '{name}'; {_how_to_look(config)}")
+    lines.append(f"- model and checkpoints: {run.folder}")
+    lines.append(f"- MLflow: experiment '{config.tracking.experiment}', run '{run.name}'; {_how_to_look(config)}")
     return "\n".join(lines)
 
 
@@ -112,27 +112,3 @@ class Display:
         """Print a line, above the bar if there is one."""
         if self.is_main_process or every_rank:
             tqdm.write(text, file=sys.stderr)
-
-
-class ProgressLines:
-    """How far something of known length is: a bar on a terminal, else a line now and then."""
-
-    def __init__(self, title: str, total: int, unit: str, is_shown: bool = True) -> None:
-        self._title, self._total, self._unit, self._is_shown = title, total, unit, is_shown
-        self._started = self._last_line = time.monotonic()
-        bar = is_shown and sys.stderr.isatty()
-        self._bar = tqdm(desc=title, total=total, unit=unit, disable=not bar, leave=False)
-
-    def update(self, done: int) -> None:
-        """Show that `done` of all are done."""
-        self._bar.update(done - self._bar.n)
-        now = time.monotonic()
-        if self._is_shown and self._bar.disable and now - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            left = (now - self._started) / done * (self._total - done)
-            text = f"{self._title}: {self._unit} {done}/{self._total}, about {left / 60:.1f} min left"
-            print(text, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.close()

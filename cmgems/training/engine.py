@@ -2,6 +2,7 @@
 
 import os
 import platform
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,37 @@ import torch.distributed
 from accelerate import Accelerator
 from filelock import FileLock
 
-from cmgems.config import PretrainConfig
+from cmgems.config.schema import PretrainConfig
+from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
-from cmgems.training.launch import distribution, offload_device, zero_stage
-from cmgems.training.order import BatchPlan
+from cmgems.model.bert import build_model, build_optimizer
+from cmgems.training.launch import describe, distribution, offload_device, zero_stage
 
 
-def prepare(
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    config: PretrainConfig,
-    plan: BatchPlan,
-    universal: bool,
-) -> tuple[Any, Any]:
-    """Model and optimizer wrapped for the launch, and checked to be what was launched; collective.
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Model and optimizer, wrapped for the launch, and how the work is divided."""
+
+    accelerator: Accelerator
+    plan: BatchPlan
+    model: Any
+    """Gives the negative log-likelihoods of `MaskedLanguageModel`."""
+    optimizer: Any
+
+    def describe(self) -> str:
+        """Return a line for the log."""
+        return describe(self.accelerator, self.plan, self.model)
+
+
+def build_engine(
+    config: PretrainConfig, accelerator: Accelerator, plan: BatchPlan, k: int, universal: bool = False
+) -> Engine:
+    """Build model and optimizer over `k`-mers, wrapped for the launch, and check what was launched; collective.
 
     `universal` says that a checkpoint in DeepSpeed's universal format will be loaded. Raises UserError.
     """
+    model = build_model(config.model, k, config.seed)
+    optimizer = build_optimizer(model, config.optimizer)
     with_deepspeed = distribution(accelerator) == "deepspeed"
     if with_deepspeed:
         deepspeed = accelerator.state.deepspeed_plugin.deepspeed_config
@@ -44,7 +58,7 @@ def prepare(
         if prepared.zero_optimization_stage() == 0:
             _keep_gradient_norm(prepared)
     _set_timeouts(timedelta(seconds=config.launch.timeout))
-    return prepared, wrapped
+    return Engine(accelerator, plan, prepared, wrapped)
 
 
 def _check_deepspeed_config(deepspeed: dict[str, Any]) -> None:

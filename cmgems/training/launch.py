@@ -19,10 +19,10 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast
 
-from cmgems.config import LaunchConfig, PretrainConfig
+from cmgems.config.schema import LaunchConfig, PretrainConfig
+from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
-from cmgems.training.interruption import stop_on_signals
-from cmgems.training.order import BatchPlan
+from cmgems.runtime.signals import stop_on_signals
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from cmgems.masking.masker import STATISTICS
-from cmgems.training.evaluation import Score
+from cmgems.training.validation import Score
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,24 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from cmgems.curriculum.controller import Controller
+from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
+from cmgems.runtime.files import atomic_folder, remove_leftovers
+from cmgems.tracking.run import RunToTrack
 from cmgems.training.checkpoint import (
     DEEPSPEED_TAG,
     RunState,
     checkpoint_step,
-    complete_or_absent,
-    damage,
+    find_corruption,
+    load_checkpoint,
     read_state,
     write_manifest,
 )
+from cmgems.training.engine import Engine
 from cmgems.training.launch import zero_stage
-from cmgems.training.order import BatchPlan
+from cmgems.training.progress import Progress
+from cmgems.training.run_folder import Run
 
 UNIVERSAL = "universal"
 """Folder inside a checkpoint that holds it in DeepSpeed's universal format, once it was needed."""
@@ -66,8 +72,14 @@ class Resumption:
             *(f"{name}: {then} then, {now} now" for name, (then, now) in pairs.items() if then != now),
         ]
 
+    def load_into(self, run: Run, engine: Engine, controller: Controller) -> None:
+        """Load model, optimizer, progress and curriculum; collective."""
+        load_checkpoint(engine.accelerator, engine.model, engine.optimizer, self.weights)
+        controller.load_state_dict(self.state.curriculum)
+        run.progress = Progress(**self.state.progress)
+
     def describe(self, plan: BatchPlan) -> str:
-        """Lines for the log."""
+        """Return lines for the log."""
         return "\n  ".join([f"resumed after step {self.step} from {self.checkpoint}", *self.differences(plan)])
 
     def tags(self, plan: BatchPlan) -> dict[str, str]:
@@ -76,27 +88,21 @@ class Resumption:
         return {f"resumed.{self.step}": "; ".join(differences)} if differences else {}
 
 
-def open_checkpoint(
-    accelerator: Accelerator,
-    checkpoint: Path | None,
-    identity: dict[str, Any],
-    environment: dict[str, str],
-    allowed: list[str],
-) -> Resumption | None:
-    """Make a checkpoint, if there is one, ready for this run to go on from; collective.
+def open_checkpoint(run: Run, accelerator: Accelerator, allowed: list[str]) -> Resumption | None:
+    """Open the checkpoint that a run resumes from, if there is one; collective.
 
-    `identity` is what must be as it was, but for the settings in `allowed`; `environment` may be another. Raises
+    The run's identity must be as it was, but for the settings in `allowed`; its environment may be another. Raises
     UserError naming what must not differ and does.
     """
-    if checkpoint is None:
+    if run.checkpoint is None:
         return None
-    state, changes = _read(checkpoint, identity, allowed)
+    state, changes = _read(run.checkpoint, run.identity, allowed)
     changes += [
-        f"{name}: {then} then, {environment[name]} now"
+        f"{name}: {then} then, {run.environment[name]} now"
         for name, then in state.environment.items()
-        if environment.get(name, then) != then
+        if run.environment.get(name, then) != then
     ]
-    return Resumption(checkpoint, state, changes, _folder_to_load(accelerator, checkpoint, state.processes))
+    return Resumption(run.checkpoint, state, changes, _folder_to_load(accelerator, run.checkpoint, state.processes))
 
 
 def _read(checkpoint: Path, identity: dict[str, Any], allowed: list[str]) -> tuple[RunState, list[str]]:
@@ -120,7 +126,14 @@ def _is_allowed(key: str, allowed: list[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in allowed)
 
 
-def set_aside_later(checkpoint: Path) -> None:
+def run_to_track(run: Run, resumed: Resumption | None, plan: BatchPlan) -> RunToTrack:
+    """Return what MLflow has to know of a run."""
+    if resumed is None:
+        return RunToTrack(run.name, run.folder, run.lock)
+    return RunToTrack(run.name, run.folder, run.lock, resumed.state.mlflow_run, resumed.is_exact(plan))
+
+
+def archive_newer_checkpoints(checkpoint: Path) -> None:
     """Move the checkpoints of later steps out of the way of the run that goes on from this one; for one process.
 
     They are damaged, or of a course that was given up, and would otherwise count as the newest. Only for a process
@@ -143,9 +156,10 @@ def _folder_to_load(accelerator: Accelerator, checkpoint: Path, processes: int) 
     if not zero_stage(accelerator) or processes == accelerator.num_processes:
         return checkpoint
     folder = checkpoint / UNIVERSAL
-    if accelerator.is_main_process and damage(folder) is not None:
+    if accelerator.is_main_process and find_corruption(folder) is not None:
         accelerator.print(f"converting {checkpoint}, of {processes} process(es), for any number of them")
-        with complete_or_absent(folder) as partial:
+        remove_leftovers(checkpoint)
+        with atomic_folder(folder, replace=True) as partial:
             _convert(checkpoint / DEEPSPEED_TAG, partial / DEEPSPEED_TAG)
             write_manifest(partial)
     accelerator.wait_for_everyone()

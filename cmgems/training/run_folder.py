@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from filelock import FileLock
 
-from cmgems.config import INITIAL_WEIGHTS, PretrainConfig, flatten
+from cmgems.config.schema import INITIAL_WEIGHTS, PretrainConfig, flatten
 from cmgems.errors import UserError
-from cmgems.journal import hold
-from cmgems.masking.npmi import NpmiTable
-from cmgems.sequence.corpus import Corpus
-from cmgems.training.checkpoint import checkpoints, damage, read_state
+from cmgems.tracking.journal import lock_run_folder
+from cmgems.training.checkpoint import checkpoints, find_corruption, read_state
+from cmgems.training.environment import environment
+from cmgems.training.launch import launched_as
+from cmgems.training.progress import Progress
+from cmgems.training.setup import TrainingData
 
 RUNS = Path("runs")
 _SECONDS_TO_APPEAR = 30
@@ -46,6 +49,29 @@ _FREE_SETTINGS = (
 _OF_A_MACHINE = ("corpus.", "npmi.table", "model.init_from", "checkpoint.staging", "tracking.uri", "output", "resume")
 
 
+@dataclass
+class Run:
+    """A run, by its folder, and how far it is."""
+
+    name: str
+    """Its name in MLflow."""
+    folder: Path
+    checkpoint: Path | None
+    """The checkpoint to resume from, if there is one."""
+    lock: FileLock | None
+    """The lock of the folder, on rank 0."""
+    identity: dict[str, Any]
+    """What a resumed run must have in common with this one."""
+    environment: dict[str, str]
+    """What this one runs on, which may be another thing then."""
+    progress: Progress = field(default_factory=Progress)
+
+
+def output_folder(config: PretrainConfig) -> Path:
+    """Return the folder of the run, or that of all runs of its name."""
+    return config.output or RUNS / config.name
+
+
 def check_run_folder(config: PretrainConfig) -> None:
     """Raise UserError if `output` and `resume` cannot be followed; reads only, and before any process group exists.
 
@@ -66,25 +92,25 @@ def check_run_folder(config: PretrainConfig) -> None:
 
 
 @contextmanager
-def agree_on_folder(
-    config: PretrainConfig, accelerator: Accelerator
-) -> Iterator[tuple[Path, Path | None, FileLock | None]]:
-    """The run's folder, and the checkpoint to go on from if there is one; collective.
+def open_run_folder(config: PretrainConfig, accelerator: Accelerator, data: TrainingData) -> Iterator[Run]:
+    """Open the run's folder, with the checkpoint to resume from if there is one; collective.
 
-    Rank 0 holds the folder while this lasts, by the lock that comes third; the run that had it before may be about to
-    end, as one on a machine that has lost its network. Raises UserError.
+    Rank 0 has the folder locked while this lasts; the run that had it before may be about to end, as one on a machine
+    that has lost its network. Raises UserError.
     """
     chosen: list[tuple[Path, Path | None] | None] = [None]
     lock = None
     try:
         if accelerator.is_main_process:
             folder = _folder(config)
-            lock = hold(folder, patience=min(_SECONDS_TO_END, config.launch.timeout / 2))
+            lock = lock_run_folder(folder, patience=min(_SECONDS_TO_END, config.launch.timeout / 2))
             chosen = [(folder, _checkpoint_to_resume(config, folder))]
         broadcast_object_list(chosen)
         assert chosen[0] is not None
-        _check_shared(chosen[0][0], accelerator)
-        yield *chosen[0], lock
+        folder, checkpoint = chosen[0]
+        _check_shared(folder, accelerator)
+        identity = run_identity(config, data, launched_as(accelerator))
+        yield Run(run_name(config, folder), folder, checkpoint, lock, identity, environment(accelerator.state))
     finally:
         if lock is not None:
             lock.release()
@@ -132,23 +158,23 @@ def run_name(config: PretrainConfig, folder: Path) -> str:
     return f"{config.name}-{folder.name}"
 
 
-def in_common(config: PretrainConfig, corpus: Corpus, table: NpmiTable) -> dict[str, Any]:
+def shared_settings(config: PretrainConfig, data: TrainingData) -> dict[str, Any]:
     """What all processes of a run must have: each machine reads its own recipe, and maybe its own copy of the corpus.
 
     Another corpus or NPMI table would go into the same model unseen; another interval would leave a process waiting.
     """
     settings = {name: value for name, value in flatten(config).items() if not name.startswith(_OF_A_MACHINE)}
-    return {**settings, "corpus": corpus.fingerprint, "npmi": table.fingerprint}
+    return {**settings, **data.fingerprints}
 
 
-def run_identity(config: PretrainConfig, corpus: Corpus, table: NpmiTable, launched_as: str) -> dict[str, Any]:
-    """What must be the same for a run to go on from a checkpoint: all that has a say in its numbers."""
+def run_identity(config: PretrainConfig, data: TrainingData, distribution: str) -> dict[str, Any]:
+    """Return what must be the same for a run to resume from a checkpoint: all that determines its numbers."""
     settings = {
         name: value
         for name, value in flatten(config).items()
         if name.split(".")[0] not in _FREE_GROUPS and name not in _FREE_SETTINGS
     }
-    return {**settings, "corpus": corpus.fingerprint, "npmi": table.fingerprint, "launched as": launched_as}
+    return {**settings, **data.fingerprints, "launched as": distribution}
 
 
 def _folder(config: PretrainConfig) -> Path:
@@ -168,12 +194,12 @@ def _checkpoint_to_resume(config: PretrainConfig, folder: Path) -> Path | None:
         return None
     if config.resume != "auto":
         named = Path(config.resume)
-        if problem := damage(named):
+        if problem := find_corruption(named):
             raise UserError(f"resume {named}: the checkpoint is damaged: {problem}")
         return named
     found = checkpoints(folder / "checkpoints")
     for checkpoint in reversed(found):
-        problem = damage(checkpoint)
+        problem = find_corruption(checkpoint)
         if problem is None:
             return checkpoint
         print(f"warning: {checkpoint} is damaged and passed over: {problem}", file=sys.stderr, flush=True)
@@ -182,7 +208,7 @@ def _checkpoint_to_resume(config: PretrainConfig, folder: Path) -> Path | None:
     return None
 
 
-def begins_anew(config: PretrainConfig) -> bool:
+def is_new_run(config: PretrainConfig) -> bool:
     """Whether there is no checkpoint to go on from; reads only, and on rank 0 alone: a network file system may go on
     telling another machine for a while that there is no folder, once that has asked for it."""
     if os.environ.get("RANK", "0") != "0":

@@ -1,15 +1,57 @@
 """What a run reads, opened and checked before any process group or model exists."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from filelock import FileLock
 
-from cmgems.config import CorpusConfig, ModelConfig, NpmiConfig
+from cmgems.config.schema import CorpusConfig, ModelConfig, NpmiConfig, PretrainConfig
+from cmgems.data.corpus import Corpus, load_corpus, prepare_corpus
+from cmgems.data.loader import SPECIAL_TOKENS_PER_WINDOW, Windows
 from cmgems.errors import UserError
+from cmgems.masking.masker import Masker
 from cmgems.masking.npmi import NpmiTable, human_counts, npmi_from_counts, read_npmi
-from cmgems.sequence.corpus import Corpus, load_corpus, prepare_corpus
-from cmgems.training.loader import SPECIAL_TOKENS_A_WINDOW
-from cmgems.training.model import check_init_from
+from cmgems.model.bert import check_init_from
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What a run reads."""
+
+    corpus: Corpus
+    npmi: NpmiTable
+    training: Windows
+    """Windows of the training split."""
+    validation: Windows
+    """Windows of the validation split."""
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprints of corpus and NPMI table, by name."""
+        return {"corpus": self.corpus.fingerprint, "npmi": self.npmi.fingerprint}
+
+    def describe(self) -> str:
+        """Return a line for the log."""
+        windows = f"{len(self.corpus.train):,} training and {len(self.corpus.validation):,} validation windows"
+        best = ", ".join(self.npmi.best(5))
+        return f"corpus {self.corpus.path}: {windows}; {self.npmi.k}-mers of the highest NPMI: {best}"
+
+
+def open_data(config: PretrainConfig) -> TrainingData:
+    """Open corpus and NPMI table. Raises UserError if they are unusable, or do not fit the model."""
+    corpus = open_corpus(config.corpus)
+    table = open_npmi(config.npmi, corpus)
+    check_model_fits(config.model, corpus)
+    training, validation = (
+        Windows(split, corpus.k, config.model.max_positions) for split in (corpus.train, corpus.validation)
+    )
+    return TrainingData(corpus, table, training, validation)
+
+
+def open_masker(data: TrainingData, config: PretrainConfig, device: torch.device, seed: int) -> Masker:
+    """Return the masker of the run's corruption; `seed` is that of training or of validation."""
+    return Masker(data.npmi, config.curriculum.corruption, seed, device)
 
 
 def open_corpus(config: CorpusConfig) -> Corpus:
@@ -68,18 +110,10 @@ def open_npmi(config: NpmiConfig, corpus: Corpus) -> NpmiTable:
 
 def check_model_fits(config: ModelConfig, corpus: Corpus) -> None:
     """Raise UserError if the model cannot take the corpus' windows or k-mers."""
-    longest = corpus.manifest["config"]["window_tokens"] + SPECIAL_TOKENS_A_WINDOW
+    longest = corpus.manifest["config"]["window_tokens"] + SPECIAL_TOKENS_PER_WINDOW
     if longest > config.max_positions:
         raise UserError(
             f"model.max_positions is {config.max_positions}, but the windows of {corpus.path} have up to "
             f"{longest} tokens with [CLS] and [SEP]"
         )
     check_init_from(config, corpus.k)
-
-
-def describe(corpus: Corpus, table: NpmiTable) -> str:
-    """Line for the log: what the run reads."""
-    return (
-        f"corpus {corpus.path}: {len(corpus.train):,} training and {len(corpus.validation):,} validation windows; "
-        f"{table.k}-mers of the highest NPMI: {', '.join(table.best(5))}"
-    )

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cmgems.config import CurriculumConfig
+from cmgems.config.schema import CurriculumConfig
 from cmgems.curriculum.controller import Controller, Switch
 
 SPAN = [{"strategy": "span", "rate": 0.15}]

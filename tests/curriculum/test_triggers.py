@@ -2,12 +2,11 @@
 
 import pytest
 
-from cmgems.config import AtStep, Never, PerplexityDrop, RunShare
-from cmgems.curriculum.triggers import is_over, plateau_length
+from cmgems.config.triggers import AtStep, Never, PerplexityDrop, RunShare, StageProgress
 
 
 def over(trigger, step=1000, stage_start=0, perplexities=(), unigram=3000.0):
-    return is_over(trigger, step, stage_start, 10_000, list(perplexities), unigram)
+    return trigger.is_over(StageProgress(step, stage_start, 10_000, list(perplexities), unigram))
 
 
 def drop(**settings):
@@ -69,4 +68,4 @@ def test_the_guard_holds_on_the_early_plateau_of_composition():
 
 
 def test_plateau_length_counts_back_from_the_last_evaluation():
-    assert plateau_length(drop(below=1), [100.0, 50.0, 49.9, 49.8, 49.7]) == 3
+    assert drop(below=1).plateau_length([100.0, 50.0, 49.9, 49.8, 49.7]) == 3

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from cmgems.data.genomes import read_bases
+from cmgems.data.tokenizer import count_kmers, encode_batch
 from cmgems.masking.npmi import NpmiTable, human_counts, npmi_from_counts
-from cmgems.sequence.genomes import read_bases
-from cmgems.sequence.tokenizer import count_kmers, encode_batch
 
 
 @pytest.fixture(scope="module", autouse=True)

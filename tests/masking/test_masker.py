@@ -5,13 +5,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cmgems.config import CorruptionConfig, MaskingConfig
+from cmgems.config.schema import CorruptionConfig, MaskingConfig
+from cmgems.data.tokenizer import CLS, MASK, PAD, SEP, encode_batch
 from cmgems.masking.counters import Counters, Stream
 from cmgems.masking.masker import STATISTICS, MaskedBatch, Masker
 from cmgems.masking.npmi import NpmiTable
-from cmgems.sequence.tokenizer import CLS, MASK, PAD, SEP, encode_batch
 from tests.masking import reference
-from tests.waits import Waits
+from tests.support.waits import Waits
 
 SPAN = MaskingConfig(strategy="span", rate=0.15)
 GENEMASK = MaskingConfig(strategy="genemask", rate=0.15)

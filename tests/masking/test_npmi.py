@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cmgems.data.tokenizer import SPECIAL_TOKENS, vocabulary
 from cmgems.errors import UserError
 from cmgems.masking.npmi import (
     NpmiTable,
@@ -18,7 +19,6 @@ from cmgems.masking.npmi import (
     read_npmi,
     write_npmi,
 )
-from cmgems.sequence.tokenizer import SPECIAL_TOKENS, vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmgems.config import MaskingConfig
+from cmgems.config.schema import MaskingConfig
+from cmgems.data.tokenizer import SPECIAL_TOKENS, encode_batch, vocabulary
 from cmgems.masking.centre_probability import (
     LONGEST_SOLVED,
     genemask_centre_probabilities,
@@ -16,7 +17,6 @@ from cmgems.masking.centre_probability import (
 from cmgems.masking.counters import Counters, Stream
 from cmgems.masking.npmi import NpmiTable
 from cmgems.masking.strategies import STRATEGIES
-from cmgems.sequence.tokenizer import SPECIAL_TOKENS, encode_batch, vocabulary
 from tests.masking import reference
 
 ALL_K = [2, 3, 4, 5, 6, 7]

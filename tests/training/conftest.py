@@ -1,14 +1,11 @@
 """A small genome, its corpus, and a recipe that trains on it within seconds."""
 
 import mlflow
-import numpy as np
 import pytest
-import torch
 import yaml
 
-from cmgems.config import PrepareConfig, load_config
+from cmgems.config.command_line import load_config
 from cmgems.pretrain import pretrain as pretrain_here
-from cmgems.sequence.corpus import load_corpus, prepare_corpus
 from tests.training.launching import forget_accelerator, launch, newest_run
 
 TINY = {
@@ -31,42 +28,6 @@ TINY = {
     "checkpoint": {"every": 4, "milestones": [8]},
     "tracking": {"log_every": 2, "system_metrics": False},
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    """Small matrices: two threads on shared cores are slower than one."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def tiny_genome(tmp_path_factory):
-    """FASTA of three chromosomes drawn from a few repeated words, so that there is something to learn."""
-    random = np.random.default_rng(0)
-    words = ["".join(random.choice(list("ACGT"), 12)) for _ in range(20)]
-    path = tmp_path_factory.mktemp("genome") / "tiny.fa"
-    with path.open("w") as file:
-        for name, length in (("one", 2000), ("two", 1500), ("three", 300)):
-            file.write(f">{name}\n{''.join(random.choice(words, length))}\n")
-    return path
-
-
-@pytest.fixture(scope="session")
-def tiny_corpus_path(tiny_genome, tmp_path_factory):
-    """Corpus of 4-mers with windows of at most 40 tokens."""
-    path = tmp_path_factory.mktemp("corpora") / "tiny"
-    prepare_corpus(
-        PrepareConfig(inputs=[str(tiny_genome)], k=4, window_tokens=40, validation_chromosomes=["three"]),
-        path,
-        progress=False,
-    )
-    return path
-
-
-@pytest.fixture(scope="session")
-def tiny_corpus(tiny_corpus_path):
-    """The same, opened."""
-    return load_corpus(tiny_corpus_path)
 
 
 @pytest.fixture(scope="session")

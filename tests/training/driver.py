@@ -36,14 +36,15 @@ import torch
 from torch import distributed
 
 from cmgems import errors
-from cmgems.config import load_config
+from cmgems.config.command_line import load_config
 from cmgems.curriculum.controller import Controller
 from cmgems.masking import strategies
 from cmgems.masking.masker import Masker
 from cmgems.pretrain import pretrain
+from cmgems.runtime import files
 from cmgems.training import checkpoint, engine
-from cmgems.training.loop import Trainer
 from cmgems.training.metrics import LogWindow
+from cmgems.training.trainer import Trainer
 
 RANK = int(os.environ.get("RANK", "0"))
 TRACE = Path(os.environ["TRACE"])
@@ -182,22 +183,22 @@ def kill_in_checkpoint(moment, step):
         return path.name == checkpoint.STATE_FILE and values["progress"]["step"] == int(step)
 
     def is_moved(path):
-        return re.search(rf"{folder}\.\w+\.partial/", str(path))
+        return re.search(rf"{folder.parent}/\.{folder.name}\.\w+\.partial/", str(path))
 
     def is_renamed(_partial, to):
         return to.parts[-2:] == folder.parts
 
     def is_removed(path):
-        if not str(path).endswith(f"{folder}.removed.partial"):
+        if not str(path).endswith(f"{folder.parent}/.{folder.name}.removed.partial"):
             return False
         (path / checkpoint.STATE_FILE).unlink()
         return True
 
     owner, name, condition = {
         "staging": (checkpoint, "_write_json", is_staged),
-        "move": (checkpoint, "_flush_to_disk", is_moved),
-        "rename": (checkpoint, "_put_in_place", is_renamed),
-        "removal": (checkpoint.shutil, "rmtree", is_removed),
+        "move": (checkpoint, "flush_to_disk", is_moved),
+        "rename": (checkpoint, "put_in_place", is_renamed),
+        "removal": (files.shutil, "rmtree", is_removed),
     }[moment]
     if RANK == 0:
         wrap(owner, name, before=kill_if(condition))
@@ -207,7 +208,7 @@ def fail_to_write(rank, what, step):
     """Have one rank fail, or die, when it takes its part of a checkpoint to its place."""
 
     def fail(_source, target):
-        if not target.name.startswith(checkpoint.step_folder(Path(), int(step)).name):
+        if not target.name.startswith(f".{checkpoint.step_folder(Path(), int(step)).name}."):
             return
         if what == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -260,7 +261,7 @@ def main():
     """The run, recorded."""
     config = load_config(sys.argv[1:])
     record_steps()
-    wrap(engine, "prepare", after=record_timeouts)
+    wrap(engine, "build_engine", after=record_timeouts)
     # Wrapped around the recording: a fault after a step comes after its line.
     if FAULT:
         [(arguments, fault)] = [(m.groups(), fault) for p, fault in FAULTS.items() if (m := re.fullmatch(p, FAULT))]

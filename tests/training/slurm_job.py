@@ -2,7 +2,7 @@
 
 import time
 
-from tests.slurm_cluster import ENVIRONMENT, OPTIONS
+from tests.support.slurm_cluster import ENVIRONMENT, OPTIONS
 from tests.training.launching import REPOSITORY, logged
 
 

@@ -18,15 +18,16 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from cmgems import startup
-from cmgems.config import load_config
+from cmgems.config.command_line import load_config
 from cmgems.errors import INTERRUPTED_EXIT_CODE, Interrupted, UserError, exit_on_user_error
 from cmgems.masking.npmi import npmi_from_counts, write_npmi
-from cmgems.training import checkpoint, interruption, run_folder, staging
-from cmgems.training.checkpoint import checkpoints, damage
-from cmgems.training.loop import Trainer
+from cmgems.runtime import signals
+from cmgems.runtime.files import atomic_folder
+from cmgems.training import checkpoint, environment, run_folder, staging
+from cmgems.training.checkpoint import checkpoints, find_corruption
 from cmgems.training.staging import StagingFolder
-from tests.machine import require
+from cmgems.training.trainer import Trainer
+from tests.support.machine import require
 from tests.training.launching import history_of, newest_run
 
 
@@ -57,14 +58,14 @@ def test_a_damaged_checkpoint_is_named_and_the_newest_sound_one_used(run, tmp_pa
     assert f"resumed after step 8 from {newest.with_name('step-00000008')}" in printed.out
     assert names(tmp_path / "run/checkpoints") == ["set-aside", "step-00000008", "step-00000012"]
     assert names(tmp_path / "run/checkpoints/set-aside") == ["step-00000012-1"]
-    assert damage(newest) is None
+    assert find_corruption(newest) is None
 
 
 def test_a_missing_file_is_damage(run, tmp_path):
     run()
     [*_, newest] = checkpoints(tmp_path / "run/checkpoints")
     (newest / "cmgems.json").unlink()
-    assert damage(newest) == "cmgems.json is missing"
+    assert find_corruption(newest) == "cmgems.json is missing"
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(run, tmp_path):
@@ -131,8 +132,8 @@ def test_a_setting_of_the_optimizer_that_is_changed_on_purpose_takes_effect(run,
 def test_other_software_is_noted_and_steps_trained_again_with_it_are_logged_again(run, tmp_path, monkeypatch):
     run()
     as_if_killed_after_step_8(tmp_path / "run")
-    installed = startup.versions()
-    monkeypatch.setattr(startup, "versions", lambda: {**installed, "torch": "9.0"})
+    installed = environment.versions()
+    monkeypatch.setattr(environment, "versions", lambda: {**installed, "torch": "9.0"})
     again = run("--resume", "auto")
     assert again.data.tags["resumed.8"] == f"torch: {installed['torch']} then, 9.0 now"
     steps = [point.step for point in points(again, "train/loss")]
@@ -211,7 +212,7 @@ def signalled_in_step(number, which):
 def test_a_second_sigterm_stops_at_once_but_for_the_echo_of_the_first(
     run, tmp_path, monkeypatch, seconds_to_forget, message
 ):
-    monkeypatch.setattr(interruption, "ECHO", seconds_to_forget)
+    monkeypatch.setattr(signals, "ECHO", seconds_to_forget)
     for _ in range(2):
         monkeypatch.setattr(Trainer, "_train_step", signalled_in_step(6, signal.SIGTERM))
     with pytest.raises(Interrupted, match=message):
@@ -246,7 +247,7 @@ def test_training_goes_on_while_a_checkpoint_is_on_its_way(run, tmp_path, monkey
     monkeypatch.setattr(Trainer, "_train_step", watched)
     run()
     assert steps_meanwhile == [5, 6, 7, 8]
-    assert [damage(folder) for folder in checkpoints(tmp_path / "run/checkpoints")] == [None, None]
+    assert [find_corruption(folder) for folder in checkpoints(tmp_path / "run/checkpoints")] == [None, None]
 
 
 def test_a_full_disk_is_one_message_and_leaves_the_older_checkpoint(run, tmp_path, monkeypatch):
@@ -357,7 +358,7 @@ def test_checkpoints_pass_through_the_folder_that_is_configured_and_leave_nothin
 
 def _write_on(folder, opened, go_on, ended):
     """Write a folder by halves, as a process does that outlives the run that has started it."""
-    with checkpoint.complete_or_absent(folder) as partial:
+    with atomic_folder(folder, replace=True) as partial:
         opened.set()
         go_on.wait(60)
         with suppress(OSError):
@@ -373,7 +374,7 @@ def test_what_an_orphan_still_writes_does_not_get_into_a_folder(tmp_path):
     orphan.start()
     try:
         assert opened.wait(60)
-        with checkpoint.complete_or_absent(tmp_path / "folder") as partial:
+        with atomic_folder(tmp_path / "folder", replace=True) as partial:
             go_on.set()
             assert ended.wait(60)
             (partial / "file").touch()

@@ -8,7 +8,7 @@ import mlflow
 import psutil
 import pytest
 
-from tests.mlflow_server import Server
+from tests.support.mlflow_server import Server
 from tests.training.launching import ENVIRONMENT, REPOSITORY, ZERO2, command, history, the_run
 
 slow = pytest.mark.slow

@@ -6,7 +6,7 @@ import mlflow
 import pytest
 
 from cmgems.cli import main
-from cmgems.sequence.corpus import load_corpus
+from cmgems.data.corpus import load_corpus
 from tests.training.launching import ZERO2, launch
 
 pytestmark = pytest.mark.slow

@@ -232,7 +232,7 @@ def test_a_mistake_is_reported_once_by_two_processes(pretrain):
 def test_on_the_cpu_the_memory_of_large_tensors_is_kept_for_those_to_come(tmp_path):
     program = """
 import resource, sys, torch
-from cmgems.config import load_config
+from cmgems.config.command_line import load_config
 from cmgems.training.launch import start_accelerator
 start_accelerator(load_config(["--corpus.path", "corpus"]))
 kept = [torch.ones(24_000_000) for _ in range(6)]

@@ -10,13 +10,14 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from cmgems.config import load_config, recipe_names
+from cmgems.config.command_line import load_config
+from cmgems.config.recipes import recipe_names
+from cmgems.data.tokenizer import CLS, SEP, encode
 from cmgems.errors import UserError
+from cmgems.model.bert import MaskedLanguageModel, build_model
 from cmgems.pretrain import pretrain
-from cmgems.sequence.tokenizer import CLS, SEP, encode
-from cmgems.training import loop
-from cmgems.training.loop import NonFiniteLossError
-from cmgems.training.model import MaskedLanguageModel, build_model
+from cmgems.training import trainer
+from cmgems.training.trainer import NonFiniteLossError
 from tests.training.golden import GOLDEN_LOSSES
 from tests.training.launching import forget_accelerator, logged, newest_run
 from tests.training.launching import history_of as history
@@ -117,7 +118,7 @@ def failing_after(run_steps, forward):
     [((), "--config RECIPE+nucleotides"), (("--model.embedding_init", "nucleotides"), "optimizer.learning_rate")],
 )
 def test_a_run_that_stays_on_the_plateau_says_so_and_what_helps(run, monkeypatch, capsys, settings, remedy):
-    monkeypatch.setattr(loop, "PLATEAU_STEPS", 8)
+    monkeypatch.setattr(trainer, "PLATEAU_STEPS", 8)
     run(*settings)
     lines = [line for line in capsys.readouterr().err.splitlines() if "still on a plateau" in line]
     assert [line.split("  ")[0] for line in lines] == ["step 8", "step 12"]
@@ -149,6 +150,7 @@ def test_an_existing_output_folder_is_not_overwritten(run, tmp_path):
 
 def test_without_an_output_setting_each_run_gets_a_folder_of_its_own(tiny_recipe, tracking_uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(tracking_uri)  # of which newest_run asks
     for _ in range(2):
         pretrain(load_config(["--config", str(tiny_recipe), "--tracking.uri", tracking_uri]))
         forget_accelerator()

@@ -7,7 +7,7 @@ import pytest
 from accelerate import Accelerator
 
 from cmgems.training import resume
-from cmgems.training.checkpoint import damage, read_state
+from cmgems.training.checkpoint import find_corruption, read_state
 from tests.training.golden import GOLDEN_LOSSES
 from tests.training.launching import config, forget_accelerator, history, launch, logged
 
@@ -91,7 +91,7 @@ def test_a_checkpoint_is_converted_once_and_anew_where_the_conversion_is_damaged
             [weights, *_] = sorted((checkpoint / "universal").rglob("exp_avg.pt"))
             weights.write_bytes(b"")
         folder = resume._folder_to_load(accelerator, checkpoint, processes=2)
-        assert damage(folder) is None
+        assert find_corruption(folder) is None
         converted.append("converting" in capsys.readouterr().out)
     assert converted == [True, False, True]
     forget_accelerator()

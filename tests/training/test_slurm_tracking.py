@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SHARED_DATA
-from tests.mlflow_server import Server
-from tests.postgresql import Database, require_postgresql
-from tests.slurm_cluster import ENVIRONMENT, NODES, OPTIONS
+from tests.support.mlflow_server import Server
+from tests.support.postgresql import Database, require_postgresql
+from tests.support.slurm_cluster import ENVIRONMENT, NODES, OPTIONS
 from tests.training.golden import GOLDEN_LOSSES
 from tests.training.launching import REPOSITORY, logged
 from tests.training.slurm_job import Job
@@ -125,7 +125,7 @@ def _score(slurm, done, gue):
     model = max((done.folder / "models").glob("step-*"))
     array = slurm.run(
         *("sbatch", "--parsable", *OPTIONS, f"--chdir={REPOSITORY}", f"--output={done.logs}/%A_%a.log", "--array=1-2"),
-        *("slurm/benchmark.sh", model, "--data", gue, "--tasks", ",".join(TASKS), "--seeds", "1", "--no-floors"),
+        *("slurm/benchmark.sh", model, "--data", gue, "--tasks", ",".join(TASKS), "--seeds", "1", "--no-baselines"),
         cwd=REPOSITORY,
         environment={**ENVIRONMENT, "REPORT_OPTIONS": f"--chdir={done.logs}"},
     )
@@ -182,7 +182,7 @@ def test_an_array_on_both_nodes_scores_the_suite(slurm, scenario):
     assert {slurm.job(f"{scenario.array}_{number}")["NodeList"] for number in (1, 2)} == {"node1", "node2"}
     for number, task in enumerate(TASKS, start=1):
         own = (scenario.logs / f"{scenario.array}_{number}.log").read_text()
-        assert "1 scores to have, 2 tasks" in own
+        assert "1 scores to compute, 2 tasks" in own
         [result] = (scenario.folder / "downstream/gue/step-00000012").glob(f"{task}/seed-42/result.json")
         assert f"{task}, step-00000012, seed 42: mcc {json.loads(result.read_text())['metrics']['mcc']:.4f}" in own
 

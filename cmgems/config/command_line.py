@@ -1,0 +1,206 @@
+"""Settings from the command line: any setting of a recipe by its dotted name, and those of the other commands.
+
+Neither torch nor transformers is imported: invalid settings are reported before either is loaded.
+"""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict, SettingsError
+
+from cmgems.config.base import Settings
+from cmgems.config.recipes import DEMO_RECIPE, merge, read_named_recipe, recipe_names, variant_names
+from cmgems.config.schema import MaskingConfig, PretrainConfig, StageConfig
+from cmgems.config.triggers import Trigger
+from cmgems.errors import UserError
+
+COMMAND = SettingsConfigDict(
+    cli_exit_on_error=False, cli_avoid_json=True, cli_hide_none_type=True, cli_implicit_flags=True
+)
+"""How commands read their settings."""
+
+DEPRECATED = {"--floors": "--baselines", "--no-floors": "--no-baselines"}
+"""Options that have another name now, and are taken for one release."""
+
+
+class _CommandLine(PretrainConfig, BaseSettings):  # type: ignore[misc]  # both are pydantic models
+    """Pretrain a DNA language model. Every setting of the recipe can be given here, by its dotted name."""
+
+    config: str = DEMO_RECIPE
+    """Recipe: a YAML file, the name of one that ships with cmgems, or either with a variant, as in `demo+VARIANT`."""
+
+
+def load_config(arguments: list[str], program: str = "pretrain.py") -> PretrainConfig:
+    """Read the recipe that `--config` names, and the overrides, from command-line arguments.
+
+    Raises UserError naming the setting that is wrong. `--help` prints all settings and exits.
+    """
+    in_lists, rest = _split_off_list_overrides(arguments)
+    overrides = _parse_command_line(rest, program)
+    recipe = overrides.pop("config", DEMO_RECIPE)
+    values = merge(read_named_recipe(recipe), overrides)
+    for name, value in in_lists:
+        _set_in_list(values, name, value)
+    try:
+        return PretrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{Path(recipe).name}: " + describe_validation_error(error, PretrainConfig)) from None
+
+
+def run_command(command: type[BaseSettings], arguments: list[str]) -> None:
+    """Read the settings of a command from its arguments, and call its `cli_cmd`; `--a-name` is the same as `--a_name`.
+
+    A deprecated option is taken for its new name, with a warning.
+    Raises UserError naming the setting that is wrong. `--help` prints all settings and exits.
+    """
+    try:
+        CliApp.run(command, cli_args=[_renamed(_underscored(argument)) for argument in arguments])
+    except SettingsError as error:
+        raise UserError(f"command line: {error}") from None
+    except ValidationError as error:
+        raise UserError(describe_validation_error(error, command)) from None
+
+
+def _underscored(argument: str) -> str:
+    option, separator, value = argument.partition("=")
+    start = next((start for start in ("--no-", "--") if option.startswith(start)), option)
+    return start + option.removeprefix(start).replace("-", "_") + separator + value
+
+
+def _renamed(argument: str) -> str:
+    option, separator, value = argument.partition("=")
+    if option not in DEPRECATED:
+        return argument
+    print(f"warning: {option} is deprecated, and is {DEPRECATED[option]} now", file=sys.stderr)
+    return DEPRECATED[option] + separator + value
+
+
+def describe_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line a mistake: the setting's dotted name, what is wrong, and what it was."""
+    lines = []
+    for mistake in error.errors():
+        where = ".".join(str(part) for part in mistake["loc"])
+        if mistake["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(where, _setting_names(model), n=1)
+            lines.append(f"{where}: unknown setting" + (f" (did you mean {close[0]}?)" if close else ""))
+        elif mistake["type"] == "missing":
+            lines.append(f"{where}: missing, and it has no default")
+        elif mistake["type"] == "value_error":
+            lines.append((f"{where}: " if where else "") + str(mistake["ctx"]["error"]))
+        else:
+            lines.append(f"{where}: {mistake['msg']} (it is {mistake['input']!r})")
+    return "\n  ".join(lines)
+
+
+def _split_off_list_overrides(arguments: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:
+    """Overrides of settings inside lists, such as `--curriculum.stages.0.until.below 5`, and the other arguments."""
+    found: list[tuple[str, Any]] = []
+    rest: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        name, separator, value = argument.partition("=")
+        if not re.fullmatch(r"--\w+(\.\w+)*\.\d+(\.\w+)*", name):
+            rest.append(argument)
+            continue
+        text = value if separator else next(remaining, None)
+        if text is None:
+            raise UserError(f"{name}: a value is missing")
+        try:
+            found.append((name, yaml.safe_load(text)))
+        except yaml.YAMLError as error:
+            raise UserError(f"{name}: {text!r} cannot be read as a value: {error}") from None
+    return found, rest
+
+
+def _set_in_list(values: dict[str, Any], name: str, value: Any) -> None:
+    """Set the value that a dotted name with list places in it stands for."""
+    *parents, last = name.removeprefix("--").split(".")
+    place: Any = values
+    try:
+        for part in parents:
+            place = place[int(part)] if isinstance(place, list) else place[part]
+        if isinstance(place, list):
+            place[int(last)] = value
+        else:
+            place[last] = value
+    except (LookupError, TypeError, ValueError):
+        raise UserError(f"{name}: the recipe has no such place") from None
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse prints a mistake with the usage of all settings and exits; here it is an error like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"command line: {message}")
+
+
+def _parse_command_line(arguments: list[str], program: str) -> dict[str, Any]:
+    parser = _Parser(
+        prog=program,
+        usage=f"{program} [--config RECIPE] [--SETTING VALUE ...]",
+        description=_CommandLine.__doc__,
+        epilog=_help_on_stages()
+        + "\n\nRecipes: "
+        + ", ".join(recipe_names())
+        + "\nVariants (RECIPE+VARIANT): "
+        + ", ".join(variant_names()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    known = {"--config"} | {f"--{name}" for name in _setting_names(PretrainConfig)}
+    for argument in arguments:
+        name = argument.split("=")[0]
+        if name.startswith("--") and name != "--help" and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise UserError(f"{name}: unknown setting" + (f" (did you mean {close[0]}?)" if close else ""))
+    try:
+        source = CliSettingsSource[Any](
+            _CommandLine,
+            cli_parse_args=arguments,
+            root_parser=parser,
+            cli_avoid_json=True,
+            cli_hide_none_type=True,
+            cli_parse_none_str="null",
+            cli_exit_on_error=False,
+        )
+        return source()
+    except SettingsError as error:
+        raise UserError(f"command line: {error}") from None
+
+
+def _help_on_stages() -> str:
+    """The settings inside a stage, which stand in lists: pydantic-settings shows the list only."""
+    lines = ["inside a stage (N counts stages, M the maskings of a mix, from 0):"]
+    groups: list[tuple[str, type[BaseModel]]] = [("N", StageConfig), ("N.masking.M", MaskingConfig)]
+    groups += [("N.until", trigger) for trigger in get_args(get_args(Trigger)[0])]
+    for where, group in groups:
+        for name, field in group.model_fields.items():
+            if (group, name) in ((StageConfig, "masking"), (StageConfig, "until")):
+                continue
+            choices = f" {{{','.join(get_args(field.annotation))}}}" if get_origin(field.annotation) is Literal else ""
+            lines.append(f"  --curriculum.stages.{where}.{name}{choices}\n      {field.description}")
+    return "\n".join(lines)
+
+
+def _setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings of a model; a list of groups counts as one setting."""
+    for name, field in model.model_fields.items():
+        group = _group(field.annotation)
+        if group is None:
+            yield prefix + name
+        else:
+            yield from _setting_names(group, f"{prefix}{name}.")
+
+
+def _group(annotation: Any) -> type[Settings] | None:
+    """The group of settings that an annotation such as `Group` or `Group | None` names."""
+    alternatives = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return next((t for t in alternatives if isinstance(t, type) and issubclass(t, Settings)), None)

@@ -1,0 +1,83 @@
+"""Recipes: YAML files of settings, which extend one another, and their variants."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cmgems.errors import UserError
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+VARIANTS = RECIPES / "variants"
+DEMO_RECIPE = "demo"
+
+
+def read_named_recipe(name: str) -> dict[str, Any]:
+    """Values of a recipe, given as a file or by the name of one that ships with cmgems; `RECIPE+VARIANT` is a recipe
+    with a few settings replaced, by a file in `cmgems/recipes/variants`, and a name of its own."""
+    if Path(name).is_file():
+        return read_recipe(Path(name))
+    recipe, variants = name, list[str]()
+    while "+" in recipe and not Path(recipe).is_file():
+        recipe, _, variant = recipe.rpartition("+")
+        variants.insert(0, variant)
+    values = read_recipe(find_recipe(recipe))
+    for variant in variants:
+        path = VARIANTS / f"{variant}.yaml"
+        if not path.is_file():
+            raise UserError(f"--config {name}: no variant {variant}. Variants: {', '.join(variant_names())}")
+        values = merge(values, read_recipe(path))
+        values["name"] = f"{values.get('name', Path(recipe).stem)}-{variant}"
+    return values
+
+
+def find_recipe(name: str) -> Path:
+    """Path of a recipe, given as a file or by the name of one in `cmgems/recipes`."""
+    for path in (Path(name), RECIPES / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    raise UserError(f"--config {name}: no such file, nor a recipe of that name. Recipes: {', '.join(recipe_names())}")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with cmgems (files starting with _ are parts that recipes extend)."""
+    return sorted(path.stem for path in RECIPES.glob("[!_]*.yaml"))
+
+
+def variant_names() -> list[str]:
+    """Names of the variants that every recipe has, as RECIPE+VARIANT."""
+    return sorted(path.stem for path in VARIANTS.glob("*.yaml"))
+
+
+def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Values in a recipe file, merged over those of the file that its `extends` names (relative to it, or shipped)."""
+    if path.resolve() in extended_by:
+        raise UserError(f"{path}: extends: the file extends itself, by way of {extended_by[-1]}")
+    values = read_mapping(path, "a recipe is a mapping of settings")
+    if "extends" not in values:
+        return values
+    name = str(values.pop("extends"))
+    base = next((folder / name for folder in (path.parent, RECIPES) if (folder / name).is_file()), None)
+    if base is None:
+        raise UserError(f"{path}: extends: there is no file {name} beside it, nor among the shipped recipes")
+    return merge(read_recipe(base, (*extended_by, path.resolve())), values)
+
+
+def read_mapping(path: Path, expected: str) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping. Raises UserError that says what was `expected` where it does not."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: {expected}, this is {type(values).__name__}")
+    return values
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, group by group; lists are replaced whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        both_groups = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both_groups else value
+    return merged

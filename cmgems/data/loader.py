@@ -1,0 +1,138 @@
+"""Micro-batches of k-mer ids, NOT masked, read ahead by loader workers.
+
+Masking comes after this queue, in the training process: a change of stage then takes effect at the next optimizer step
+on every rank, however far ahead the workers have read.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cmgems.data.order import BatchPlan, Int64, in_slots, longest_first, training_samples, validation_samples
+from cmgems.data.tokenizer import encode_batch
+from cmgems.runtime.signals import leave_signals_to_the_parent
+
+Lengths = npt.NDArray[np.int32]
+
+SPECIAL_TOKENS_PER_WINDOW = 2
+"""[CLS] and [SEP]."""
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Windows of one micro-step on one rank. Empty rows hold [CLS] [SEP] and have epoch and sample id -1."""
+
+    ids: torch.Tensor
+    """Token ids [B, T], padded."""
+    epoch: torch.Tensor
+    """Epoch of each window [B]."""
+    sample_id: torch.Tensor
+    """Row of each window in its split [B]."""
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same on another device."""
+        move = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.epoch, self.sample_id))
+        return MicroBatch(*move)
+
+    def pin_memory(self) -> "MicroBatch":
+        """The same in page-locked memory (called by the loader when it feeds a GPU)."""
+        return MicroBatch(*(tensor.pin_memory() for tensor in (self.ids, self.epoch, self.sample_id)))
+
+
+class Windows(Dataset[Any]):
+    """A split of the corpus: one item is a whole micro-batch, asked for by its epochs and sample ids."""
+
+    def __init__(self, split: datasets.Dataset, k: int, max_positions: int) -> None:
+        self.split, self.k, self.max_tokens = split, k, max_positions - SPECIAL_TOKENS_PER_WINDOW
+
+    @cached_property
+    def lengths(self) -> Lengths:
+        """Nucleotides of each window, 4 bytes a window."""
+        sequences = self.split.with_format("arrow")[:]["sequence"]
+        lengths: Lengths = pc.binary_length(sequences).to_numpy()
+        return lengths
+
+    def __getitem__(self, rows: tuple[Int64, Int64]) -> MicroBatch:
+        epoch, samples = rows
+        filled = samples >= 0
+        sequences = np.full(len(samples), "", dtype=object)
+        if filled.any():
+            sequences[filled] = self.split[samples[filled].tolist()]["sequence"]
+        ids = encode_batch(sequences.tolist(), self.k, self.max_tokens)
+        return MicroBatch(torch.from_numpy(ids), torch.from_numpy(epoch), torch.from_numpy(samples))
+
+
+class TrainingRows:
+    """Sampler: the (epochs, sample ids) of one rank's micro-batches, from a step on without end."""
+
+    def __init__(self, plan: BatchPlan, lengths: Lengths, seed: int, rank: int, first_step: int) -> None:
+        """`lengths` are those of all windows of the split."""
+        self.plan, self.lengths, self.seed, self.rank, self.first_step = plan, lengths, seed, rank, first_step
+
+    def __iter__(self) -> Iterator[tuple[Int64, Int64]]:
+        step = self.first_step
+        while True:
+            epoch, samples = training_samples(step, self.plan.global_batch, len(self.lengths), self.seed)
+            order = longest_first(samples, self.lengths)
+            for micro_step in range(self.plan.accumulation):
+                slots = self.plan.slots(micro_step, self.rank)
+                yield in_slots(epoch[order], slots), in_slots(samples[order], slots)
+            step += 1
+
+
+class ValidationRows:
+    """Sampler: one rank's share of the fixed validation windows, all of epoch 0."""
+
+    def __init__(self, plan: BatchPlan, lengths: Lengths, seed: int, rank: int) -> None:
+        """`lengths` are those of all windows of the split."""
+        self.plan, self.lengths, self.seed, self.rank = plan, lengths, seed, rank
+
+    def __iter__(self) -> Iterator[tuple[Int64, Int64]]:
+        samples = validation_samples(self.plan.global_batch, len(self.lengths), self.seed)
+        samples = samples[longest_first(samples, self.lengths)]
+        for micro_step in range(self.plan.accumulation):
+            slots = self.plan.slots(micro_step, self.rank)
+            yield np.zeros_like(slots), in_slots(samples, slots)
+
+
+@contextmanager
+def iterating(loader: DataLoader[Any]) -> Iterator[Iterator[MicroBatch]]:
+    """An iterator over a loader, whose workers have ended when this ends.
+
+    Left to itself the iterator ends them when nothing refers to it any more. That can be after the interpreter has
+    begun to wait for them at its exit: without end, as they pass over the SIGTERM that it sends.
+    """
+    iterator = iter(loader)
+    try:
+        yield iterator
+    finally:
+        if loader.num_workers:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
+            for worker in iterator._workers:  # type: ignore[attr-defined]
+                worker.kill()  # one that hangs; no harm to those that have ended
+
+
+def make_loader(
+    windows: Windows, rows: TrainingRows | ValidationRows, workers: int, prefetch: int, pin_memory: bool
+) -> DataLoader[Any]:
+    """Loader of whole micro-batches, in the order of `rows`, whatever the number of workers."""
+    return DataLoader(
+        windows,
+        sampler=rows,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        worker_init_fn=leave_signals_to_the_parent,
+        pin_memory=pin_memory,
+        # A generator of its own: a loader otherwise draws its workers' seed from the global one, which moves dropout.
+        generator=torch.Generator(),
+    )

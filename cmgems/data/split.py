@@ -1,0 +1,116 @@
+"""Which part of a genome is for validation: whole chromosomes, or the end of the only one."""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Literal
+
+import numpy as np
+
+from cmgems.config.schema import PrepareConfig
+from cmgems.data.genomes import Piece
+from cmgems.errors import UserError
+
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, Split] = ("train", "validation")
+
+_NAMES_SHOWN = 30
+
+
+@dataclass(slots=True)
+class Chromosome:
+    """The size of a record, and where it has nucleotides."""
+
+    length: int = 0
+    """All its nucleotides; where regions overlap, those of each."""
+    ambiguous: int = 0
+    """How many of them are anything but A, C, G, T."""
+    regions: "array[int]" = field(default_factory=lambda: array("q"))
+    """Position of the first nucleotide of its first region, position after the last; the same of the second; ..."""
+
+    def add(self, piece: Piece) -> None:
+        """Count one more piece."""
+        self.length += len(piece.bases)
+        self.ambiguous += piece.bases.count(b"N")
+        if self.regions and self.regions[-1] == piece.start:
+            self.regions[-1] = piece.end
+        else:
+            self.regions.extend((piece.start, piece.end))
+
+
+def measure(pieces: Iterable[Piece]) -> dict[str, Chromosome]:
+    """Return the sizes of the chromosomes that `pieces`, as `read_bases` yields them, are made of."""
+    chromosomes: dict[str, Chromosome] = {}
+    for piece in pieces:
+        if piece.chromosome not in chromosomes:
+            chromosomes[piece.chromosome] = Chromosome()
+        chromosomes[piece.chromosome].add(piece)
+    return chromosomes
+
+
+def validation_starts(chromosomes: Mapping[str, Chromosome], config: PrepareConfig) -> dict[str, int]:
+    """Return the position from which each chromosome with validation data is for validation: 0 if it is so as a whole.
+
+    The chromosomes named in `validation_chromosomes`; without names, chromosomes in an order that the seed gives, each
+    taken if that brings the validation nucleotides nearer to `validation_share`, at least one and never all; of a
+    genome that is a single chromosome, the last `validation_share` of its nucleotides by position.
+
+    Raises
+    ------
+    UserError
+        If a named chromosome does not exist, or if all are named.
+    """
+    if config.validation_chromosomes:
+        _check_names(chromosomes, config.validation_chromosomes)
+        return dict.fromkeys(config.validation_chromosomes, 0)
+    if len(chromosomes) == 1:
+        [(name, chromosome)] = chromosomes.items()
+        return {name: _border(chromosome, round(chromosome.length * config.validation_share))}
+    return dict.fromkeys(_choose(chromosomes, config), 0)
+
+
+def assign(pieces: Iterable[Piece], starts: Mapping[str, int]) -> Iterator[tuple[Split, Piece]]:
+    """Yield each piece with its split; a piece on both sides of a border becomes two."""
+    for piece in pieces:
+        border = starts.get(piece.chromosome, piece.end) - piece.start
+        if border > 0:
+            yield "train", piece._replace(bases=piece.bases[:border])
+        if border < len(piece.bases):
+            begin = max(border, 0)
+            yield "validation", piece._replace(start=piece.start + begin, bases=piece.bases[begin:])
+
+
+def _border(chromosome: Chromosome, nucleotides: int) -> int:
+    """Return the last position that has at least this many nucleotides from there on."""
+    starts, ends = np.array(chromosome.regions).reshape(-1, 2).T
+
+    def shortfall(position: int) -> int:
+        return -int(np.maximum(ends - np.maximum(starts, position), 0).sum())
+
+    return bisect_right(range(int(ends.max()) + 1), -nucleotides, key=shortfall) - 1
+
+
+def _check_names(chromosomes: Mapping[str, Chromosome], names: list[str]) -> None:
+    existing = ", ".join(list(chromosomes)[:_NAMES_SHOWN]) + (", ..." if len(chromosomes) > _NAMES_SHOWN else "")
+    unknown = [name for name in names if name not in chromosomes]
+    if unknown:
+        raise UserError(f"validation_chromosomes: no chromosome is named {', '.join(unknown)}; there are: {existing}")
+    if set(names) == set(chromosomes):
+        raise UserError(f"validation_chromosomes: leave some for training; these are all that there are: {existing}")
+
+
+def _choose(chromosomes: Mapping[str, Chromosome], config: PrepareConfig) -> list[str]:
+    sizes = {name: size.length - size.ambiguous for name, size in chromosomes.items() if size.length > size.ambiguous}
+    target = config.validation_share * sum(sizes.values())
+    order = sorted(sizes, key=lambda name: blake2b(f"{config.seed}\t{name}".encode(), digest_size=16).digest())
+    chosen: list[str] = []
+    total = 0
+    for name in order:
+        is_nearer = abs(total + sizes[name] - target) < abs(total - target)
+        if is_nearer and len(chosen) < len(order) - 1:
+            chosen.append(name)
+            total += sizes[name]
+    # Where every chromosome is more than twice the target, the smallest is the nearest.
+    return chosen or sorted(order, key=sizes.__getitem__)[:1]

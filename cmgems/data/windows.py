@@ -1,0 +1,81 @@
+"""Windows of a genome: consecutive stretches without overlap, half of them at full length, as DNABERT's."""
+
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from itertools import groupby
+from operator import attrgetter
+from typing import NamedTuple
+
+import numpy as np
+
+from cmgems.config.schema import PrepareConfig
+from cmgems.data.genomes import Piece
+
+_DRAWS = 4096
+
+
+class Window(NamedTuple):
+    """A training example."""
+
+    chromosome: str
+    """Name of the record it comes from."""
+    start: int
+    """Position of its first nucleotide in the record, from 0."""
+    sequence: str
+    """Its nucleotides: A, C, G and T only."""
+
+
+def cut(pieces: Iterable[Piece], config: PrepareConfig) -> Iterator[Window]:
+    """Cut runs of A, C, G and T into consecutive windows.
+
+    A window of L tokens is L + k - 1 nucleotides long. L is `window_tokens` with probability `full_length_share`, else
+    uniform in `min_window_tokens`..`window_tokens`. No window reaches over an interruption of a run; what is left at
+    the end of a run is a window if it has `min_window_tokens` tokens at least.
+
+    Parameters
+    ----------
+    pieces
+        Pieces as `read_runs` yields them, those of a chromosome together. Their sizes make no difference, nor do the
+        other chromosomes: the lengths depend on the seed, on the chromosome's name and on the window's number in the
+        chromosome.
+    config
+        The lengths, in tokens, k, and the seed.
+    """
+    for chromosome, group in groupby(pieces, key=attrgetter("chromosome")):
+        yield from cut_chromosome(group, window_lengths(chromosome, config), config)
+
+
+def cut_chromosome(pieces: Iterable[Piece], lengths: Iterator[int], config: PrepareConfig) -> Iterator[Window]:
+    """Cut pieces of one chromosome as `cut` does, into windows of the next of `lengths` (in nucleotides)."""
+    shortest = config.min_window_tokens + config.k - 1
+    length = next(lengths)
+    chromosome, start, rest = "", 0, ""
+    for piece in pieces:
+        if piece.start != start + len(rest):
+            if len(rest) >= shortest:
+                yield Window(chromosome, start, rest)
+                length = next(lengths)
+            start, rest = piece.start, ""
+        chromosome = piece.chromosome
+        rest += piece.bases.decode("ascii")
+        begin = 0
+        while len(rest) - begin >= length:
+            yield Window(chromosome, start + begin, rest[begin : begin + length])
+            begin += length
+            length = next(lengths)
+        start, rest = start + begin, rest[begin:]
+    if len(rest) >= shortest:
+        yield Window(chromosome, start, rest)
+
+
+def window_lengths(chromosome: str, config: PrepareConfig) -> Iterator[int]:
+    """Yield the lengths, in nucleotides, of windows 0, 1, 2, ... of `chromosome`, without end."""
+    key = blake2b(f"{config.seed}\t{chromosome}".encode(), digest_size=16).digest()
+    philox = np.random.Philox(key=int.from_bytes(key, "little"))
+    span = config.window_tokens - config.min_window_tokens + 1
+    while True:
+        # The raw bits are the same in every release of NumPy; what Generator makes of them may change.
+        uniform = (philox.random_raw(2 * _DRAWS) >> np.uint64(11)) * 2.0**-53
+        full, short = uniform[0::2], config.min_window_tokens + (uniform[1::2] * span).astype(np.int64)
+        tokens = np.where(full < config.full_length_share, config.window_tokens, short)
+        yield from (tokens + config.k - 1).tolist()

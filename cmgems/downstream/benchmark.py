@@ -1,0 +1,142 @@
+"""A suite of tasks, over several seeds, for one model and its baselines.
+
+Scores that are there already are skipped; one that fails does not keep the others back.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from accelerate import PartialState
+
+from cmgems.downstream.data import TaskData, read_task
+from cmgems.downstream.experiment import Experiment, existing_result, load_tasks, machine, make_data, run
+from cmgems.downstream.features import FeatureReader
+from cmgems.downstream.publish import Publisher, tracking_uri
+from cmgems.downstream.results import Result, read_results, result_folder, task_scores
+from cmgems.downstream.rows import is_hub_name
+from cmgems.downstream.settings import BenchmarkConfig
+from cmgems.downstream.subjects import (
+    Candidate,
+    kmer_regression,
+    model_subject,
+    random_weights,
+    run_folder,
+    untrained_start,
+)
+from cmgems.downstream.tasks import Suite, Task
+from cmgems.errors import UserError
+from cmgems.tracking.journal import summarize_error
+from cmgems.training import environment
+
+FIRST_SEED = 42
+
+
+def benchmark(config: BenchmarkConfig) -> bool:
+    """Score a model on a suite, and print a table; return whether all of it could be done.
+
+    Raises UserError where nothing can be done at all: no such suite, task or model.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("cmgems benchmark is one process; several share the work by --shard, each on a GPU of its own")
+    suite, tasks = load_tasks(config, config.tasks)
+    folder, subject = run_folder(config), model_subject(config)
+    environment.preflight(folder, tracking_uri(folder, config.tracking_uri), needs_tracking=False)
+    print(environment.report(PartialState(), "none"), flush=True)
+    subject.source.check()
+    make_data(suite, tasks, config)
+    if not Path(config.data).exists() and not is_hub_name(config.data):
+        raise UserError(f"{config.data}: there is no such folder")
+    subjects = [subject, *(_baselines(subject) if config.baselines else ())]
+    units = [(task, *unit) for task in tasks for unit in _units(subjects, config)]
+    first, every = map(int, config.shard.split("/"))
+    mine = list(islice(units, first - 1, None, every))
+    print(f"suite {suite.name}: {len(mine)} scores to compute, {len(tasks)} tasks; results in {folder}", flush=True)
+
+    publisher = Publisher(config, suite, folder)
+    reader, features = _Reader(config), FeatureReader(machine(config))
+    failures: dict[str, list[str]] = {}  # what was failed, by the reason
+    for number, (task, who, seed) in enumerate(mine, start=1):
+        experiment = Experiment(suite, task, who, seed, machine(config), config.protocol)
+        try:
+            result, is_new = _score(experiment, reader, features, folder)
+        except UserError as error:
+            problem = str(error)
+        except Exception as error:  # noqa: BLE001  # out of memory, say: the other tasks go on
+            traceback.print_exc()
+            problem = f"{type(error).__name__}: {summarize_error(error)}"
+        else:
+            publisher.publish(result)
+            took = f"{result.seconds / 60:.1f} min" if is_new else "there already"
+            marked = ", resplit" if result.resplit else ""
+            shown = f"{suite.metric} {result.score:.4f} ({took}{marked})"
+            print(f"[{number}/{len(mine)}] {experiment.title}: {shown}", flush=True)
+            continue
+        failures.setdefault(problem, []).append(experiment.title)
+        print(f"[{number}/{len(mine)}] {experiment.title} failed: {problem}", file=sys.stderr, flush=True)
+    publisher.finish()
+    print("\n" + table(suite, tasks, read_results(folder, suite.name)), flush=True)
+    if failures:
+        lines = [f"{problem}\n    {'; '.join(titles)}" for problem, titles in failures.items()]
+        count = sum(map(len, failures.values()))
+        print(f"\n{count} of {len(mine)} failed:\n  " + "\n  ".join(lines), file=sys.stderr, flush=True)
+    return not failures
+
+
+def _baselines(subject: Candidate) -> Iterator[Candidate]:
+    """What the model has to beat, as far as there is it."""
+    start = untrained_start(subject)
+    if start is not None:
+        yield start
+    yield random_weights(subject.source)
+    yield kmer_regression(subject.source)
+
+
+def _units(subjects: list[Candidate], config: BenchmarkConfig) -> Iterator[tuple[Candidate, int]]:
+    """Subjects and seeds of a task; a regression has no use for several seeds, unless these are bootstraps."""
+    for subject in subjects:
+        has_seeds = config.probe or subject.kind != "k-mer regression"
+        for seed in range(FIRST_SEED, FIRST_SEED + (config.seeds if has_seeds else 1)):
+            yield subject, seed
+
+
+class _Reader:
+    """Reads the data of tasks, one at a time: the seeds of a task follow one another."""
+
+    def __init__(self, config: BenchmarkConfig) -> None:
+        self._config = config
+        self._last: TaskData | None = None
+
+    def read(self, task: Task) -> TaskData:
+        """The data of a task."""
+        if self._last is None or self._last.task.name != task.name:
+            self._last = read_task(task, self._config.data, self._config.resplit)
+        return self._last
+
+
+def _score(experiment: Experiment, reader: _Reader, features: FeatureReader, folder: Path) -> tuple[Result, bool]:
+    """The result of an experiment, and whether it had to be computed."""
+    data = reader.read(experiment.task)
+    place = result_folder(folder, experiment.suite.name, experiment.subject.name, experiment.task.name, experiment.seed)
+    result = existing_result(experiment, data, place)
+    return (result, False) if result else (run(experiment, data, place, features=features), True)
+
+
+def table(suite: Suite, tasks: list[Task], results: list[Result]) -> str:
+    """Means and standard deviations over the seeds of each task and subject, x 100 as they are published, in text."""
+    subjects = sorted({(r.kind != "model", r.kind == "k-mer regression", r.subject) for r in results})
+    names = [name for *_, name in subjects]
+    lines = [["task", *names]]
+    for task in tasks:
+        cells = []
+        for name in names:
+            own = [r for r in results if r.subject == name and r.task == task.name]
+            score = task_scores(own, suite.metric).get(task.name)
+            cells.append("-" if score is None else score.percent + (" resplit" if any(r.resplit for r in own) else ""))
+        lines.append([task.name, *cells])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    title = f"{suite.metric} x 100 of the test split: mean ± standard deviation (seeds)"
+    return "\n".join([title, *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)])

