@@ -332,6 +332,7 @@ def test_a_probe_has_results_metrics_and_a_table_of_its_own(place, mlflow_uri, c
     assert capsys.readouterr().out.count("there already") == 6
 
 
+@pytest.mark.slow
 def test_a_probe_is_what_a_script_without_cmgems_computes(place, mlflow_uri):
     chosen = ("--tasks", "one", "--no-baselines", "--seeds", "1", "--evaluation_batch", "7")
     benchmark(place, mlflow_uri, "--probe", *chosen)

@@ -127,6 +127,7 @@ def test_no_masking_is_refused(table):
         MaskingCollator(table, [])
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page_trains(tmp_path):
     [code] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # so small a model is fastest with one
