@@ -32,7 +32,7 @@ from benchmarks.masking_statistics import table, write_between_markers
 from benchmarks.measure import REPOSITORY, machine
 from benchmarks.runs import SCRIPT
 from cmgems.config.command_line import load_config
-from cmgems.config.schema import PretrainConfig
+from cmgems.config.schema import PrepareConfig, PretrainConfig
 from cmgems.data.corpus import load_corpus, prepare_corpus
 from cmgems.errors import UserError, exit_on_user_error
 from cmgems.tracking.journal import read_contents
@@ -143,16 +143,16 @@ def main() -> None:
     failed = []
     with exit_on_user_error():
         recipe = load_config(["--config", str(options.recipe)])
-        genomes = prepare(recipe, work / "corpus", options.genomes, options.validation)
+        corpus = prepare(recipe, work / "corpus", options.genomes, options.validation)
         steps = options.steps or recipe.training.steps
-        commands = {run: arguments(run, options.recipe, work, steps) for run in runs}
+        commands = {run: arguments(run, options.recipe, corpus, work, steps) for run in runs}
         configs = [load_config(command) for command in commands.values()]
         if not options.report:
             missing = [run for run in runs if read_result(run, work, steps) is None]
             failed = train_all(missing, commands, work, options.workers)
         results = [result for run in runs if (result := read_result(run, work, steps)) is not None]
         if results:
-            write_all(name, results, configs[0], genomes, options.output)
+            write_all(name, results, configs[0], corpus.inputs, options.output)
         print(f"{len(results)} of {len(runs)} runs have finished", flush=True)
     if failed:
         sys.exit(f"failed, see their logs in {work}: {', '.join(run.name for run in failed)}")
@@ -192,9 +192,9 @@ def _curricula(text: str) -> list[str]:
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-def prepare(recipe: PretrainConfig, path: Path, genomes: list[str], validation: list[str]) -> list[str]:
+def prepare(recipe: PretrainConfig, path: Path, genomes: list[str], validation: list[str]) -> PrepareConfig:
     """Prepare the recipe's corpus, unless it is there, with other genomes and validation chromosomes where these are
-    named; the genomes."""
+    named; return its settings."""
     if recipe.corpus.prepare is None:
         raise UserError("the recipe has no corpus.prepare, which says how the genomes are cut into windows")
     named = {"inputs": genomes, "validation_chromosomes": validation}
@@ -203,15 +203,18 @@ def prepare(recipe: PretrainConfig, path: Path, genomes: list[str], validation: 
         prepare_corpus(config, path)
     elif load_corpus(path).manifest["config"] != config.model_dump(mode="json"):
         raise UserError(f"{path} was prepared from other genomes or settings: remove it, or name another --work")
-    return config.inputs
+    return config
 
 
-def arguments(run: Run, base: Path, work: Path, steps: int) -> list[str]:
+def arguments(run: Run, base: Path, corpus: PrepareConfig, work: Path, steps: int) -> list[str]:
     """Command line of a run, whose recipe is written into `work` and extends `base`."""
     recipe = work / f"{run.curriculum}.yaml"
-    recipe.write_text(
-        yaml.safe_dump({"extends": str(base.resolve()), "curriculum": {"stages": CURRICULA[run.curriculum].stages}})
-    )
+    own = {
+        "extends": str(base.resolve()),
+        "corpus": {"prepare": corpus.model_dump(mode="json")},
+        "curriculum": {"stages": CURRICULA[run.curriculum].stages},
+    }
+    recipe.write_text(yaml.safe_dump(own))
     settings = {
         "output": work / run.name,
         "resume": "auto",
