@@ -34,7 +34,9 @@ from benchmarks.runs import SCRIPT
 from cmgems.config.command_line import load_config
 from cmgems.config.schema import PrepareConfig, PretrainConfig
 from cmgems.data.corpus import load_corpus, prepare_corpus
-from cmgems.errors import UserError, exit_on_user_error
+from cmgems.errors import UserError
+from cmgems.runtime.logging import configure_logging
+from cmgems.runtime.process import exit_on_error
 from cmgems.tracking.journal import read_contents
 
 RECIPE = REPOSITORY / "benchmarks/initialization.yaml"
@@ -141,7 +143,8 @@ def main() -> None:
         for start in STARTS
     ]
     failed = []
-    with exit_on_user_error():
+    configure_logging()
+    with exit_on_error():
         recipe = load_config(["--config", str(options.recipe)])
         corpus = prepare(recipe, work / "corpus", options.genomes, options.validation)
         steps = options.steps or recipe.training.steps

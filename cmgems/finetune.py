@@ -1,12 +1,16 @@
 """Fine-tune a model on one task: `accelerate launch cmgems/finetune.py --task TASK --data FOLDER --model MODEL`."""
 
+import logging
 import sys
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cmgems.config.command_line import COMMAND, run_command
 from cmgems.downstream.settings import FinetuneConfig
-from cmgems.errors import end_process, exit_on_user_error
+from cmgems.runtime.logging import configure_logging
+from cmgems.runtime.process import end_process, exit_on_error
+
+logger = logging.getLogger(__name__)
 
 
 def finetune(config: FinetuneConfig) -> None:
@@ -31,7 +35,7 @@ def finetune(config: FinetuneConfig) -> None:
     data = read_task(task, config.data, config.resplit)
 
     state = start_processes()
-    state.print(environment.report(state, "none" if state.num_processes == 1 else "ddp"))
+    logger.info(environment.report(state, "none" if state.num_processes == 1 else "ddp"))
     subject = subjects.random_weights(model.source) if config.random_weights else model
     what = experiment.Experiment(suite, task, subject, config.seed, experiment.machine(config), config.protocol)
     folder = result_folder(output, suite.name, subject.name, task.name, config.seed)
@@ -59,6 +63,7 @@ class Finetune(FinetuneConfig, BaseSettings):
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
+    configure_logging()
+    with exit_on_error():
         run_command(Finetune, sys.argv[1:])
         end_process(0)

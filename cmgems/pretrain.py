@@ -1,10 +1,14 @@
 """Pretrain a DNA language model: `accelerate launch cmgems/pretrain.py [--config RECIPE] [--SETTING VALUE ...]`."""
 
+import logging
 import sys
 
 from cmgems.config.command_line import load_config
 from cmgems.config.schema import PretrainConfig
-from cmgems.errors import end_process, exit_on_user_error, note_exit_code
+from cmgems.runtime.logging import configure_logging
+from cmgems.runtime.process import end_process, exit_on_error, note_exit_code
+
+logger = logging.getLogger(__name__)
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -29,7 +33,7 @@ def pretrain(config: PretrainConfig) -> None:
 
     accelerator, plan = start_accelerator(config)
     is_main = accelerator.is_main_process
-    accelerator.print(environment.report(accelerator.state, describe_kind(accelerator)))
+    logger.info(environment.report(accelerator.state, describe_kind(accelerator)))
     environment.check_all_have(accelerator.state, shared_settings(config, data), "the same recipe and data")
     masker = open_masker(data, config, accelerator.device, config.evaluation.seed)
     validation = Validation(data.validation, config.evaluation, masker, data.corpus.counts, accelerator)
@@ -39,10 +43,10 @@ def pretrain(config: PretrainConfig) -> None:
     with open_run_folder(config, accelerator, data) as run:
         resumed = open_checkpoint(run, accelerator, config.allow_changed)
         engine = build_engine(config, accelerator, plan, data.corpus.k, resumed is not None and resumed.universal)
-        accelerator.print(f"{engine.describe()}\n{data.describe()}\nrun folder {run.folder}")
+        logger.info(f"{engine.describe()}\n{data.describe()}\nrun folder {run.folder}")
         if resumed:
             resumed.load_into(run, engine, controller)
-            accelerator.print(resumed.describe(plan))
+            logger.info(resumed.describe(plan))
         with open_run(config, data.corpus, run_to_track(run, resumed, plan), is_main) as tracker:
             tracker.tags({"launch": engine.describe(), "folder": run.folder.resolve()})
             if resumed and is_main:
@@ -52,11 +56,12 @@ def pretrain(config: PretrainConfig) -> None:
             note_exit_code(0)  # it need not be started again, whatever happens to what is left to do
             summary = summarise(config, controller, run)
             tracker.note(summary)
-        accelerator.print(summary)
+        logger.info(summary)
     accelerator.end_training()
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
+    configure_logging()
+    with exit_on_error():
         pretrain(load_config(sys.argv[1:]))
         end_process(0)

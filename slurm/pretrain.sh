@@ -15,7 +15,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
-# The run's folder. Name the one of an earlier job to go on with its run.
+# The run's folder. Name the one of an earlier job to continue its run.
 OUTPUT=${OUTPUT:-runs/slurm-$SLURM_JOB_ID}
 # What makes `accelerate` available on a node: modules, conda, a virtual environment; nothing for a container that has it.
 ACTIVATE=${ACTIVATE-source .venv/bin/activate}
@@ -114,10 +114,10 @@ elif any_ended_with 2; then
     say "ended by a mistake in settings or data, which $logs/restart-$restart-*.log names: not started again"
     exit 2
 elif [ -e "$OUTPUT/stop" ]; then
-    say "stopped with ${end:-no checkpoint}; remove $OUTPUT/stop and submit with OUTPUT=$OUTPUT to go on"
+    say "stopped with ${end:-no checkpoint}; remove $OUTPUT/stop and submit with OUTPUT=$OUTPUT to continue"
     exit 0
 elif [ "$state" = JobState=CANCELLED ]; then
-    say "cancelled with ${end:-no checkpoint}; submit with OUTPUT=$OUTPUT to go on"
+    say "cancelled with ${end:-no checkpoint}; submit with OUTPUT=$OUTPUT to continue"
     exit 1
 elif any_ended_with 75; then
     reason="stopped by a signal"
@@ -133,7 +133,7 @@ if [ "$restart" -ge "$MAX_RESTARTS" ]; then
     say "given up: $reason, and started again $MAX_RESTARTS times already (MAX_RESTARTS)"
     exit 1
 fi
-say "$reason: the job goes back into the queue, to go on from ${end:-the beginning}"
+say "$reason: the job returns to the queue, to resume from ${end:-the beginning}"
 case $state in  # in any other, SLURM has put it there itself
-    JobState=RUNNING | '') scontrol requeue "$job" || { say "SLURM refuses: submit with OUTPUT=$OUTPUT to go on"; exit 1; } ;;
+    JobState=RUNNING | '') scontrol requeue "$job" || { say "SLURM refuses: submit with OUTPUT=$OUTPUT to continue"; exit 1; } ;;
 esac

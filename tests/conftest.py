@@ -10,6 +10,7 @@ import torch
 from cmgems.config.schema import PrepareConfig
 from cmgems.data.corpus import load_corpus, prepare_corpus
 from cmgems.downstream.tasks import Task
+from cmgems.runtime.logging import configure_logging
 from tests.support.container import Image, require_buildah
 from tests.support.slurm_cluster import Cluster, require_slurm
 
@@ -40,6 +41,12 @@ def image(tmp_path_factory):
     require_buildah()
     with Image(tmp_path_factory.mktemp("image")) as built:
         yield built
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _messages():
+    """Show messages as the commands do, also where a test calls a function of theirs."""
+    configure_logging()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,6 +17,7 @@ from benchmarks.initialization import (
     steps_table,
 )
 from cmgems.config.command_line import load_config
+from cmgems.config.schema import PrepareConfig
 
 HALF, TENTH, VISIBLE, BITS, CHAIN = ENDPOINTS
 
@@ -146,9 +147,12 @@ def test_a_resumed_run_counts_each_step_once_and_switches_at_the_first_metric_of
 
 
 def test_the_starts_of_a_curriculum_differ_in_their_initial_weights_alone(tmp_path):
+    corpus = PrepareConfig(inputs=["one.fa", "two.fa"], validation_chromosomes=["chr9"])
     bert, variant = (
-        load_config(arguments(Run(1, "cm-gems", start), RECIPE, tmp_path, 2400)) for start in ("bert", "nucleotides")
+        load_config(arguments(Run(1, "cm-gems", start), RECIPE, corpus, tmp_path, 2400))
+        for start in ("bert", "nucleotides")
     )
+    assert bert.corpus.prepare == corpus
     changes = {"embedding_init": "nucleotides", "position_init": "sinusoidal", "attention_init": "neighbours"}
     assert bert.model.model_copy(update=changes) == variant.model
     for group in ("curriculum", "optimizer", "training", "evaluation", "seed", "corpus"):

@@ -5,8 +5,8 @@ Neither torch nor transformers is imported: invalid settings are reported before
 
 import argparse
 import difflib
+import logging
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
@@ -21,6 +21,8 @@ from cmgems.config.recipes import DEMO_RECIPE, merge, read_named_recipe, recipe_
 from cmgems.config.schema import MaskingConfig, PretrainConfig, StageConfig
 from cmgems.config.triggers import Trigger
 from cmgems.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 COMMAND = SettingsConfigDict(
     cli_exit_on_error=False, cli_avoid_json=True, cli_hide_none_type=True, cli_implicit_flags=True
@@ -79,7 +81,7 @@ def _renamed(argument: str) -> str:
     option, separator, value = argument.partition("=")
     if option not in DEPRECATED:
         return argument
-    print(f"warning: {option} is deprecated, and is {DEPRECATED[option]} now", file=sys.stderr)
+    logger.warning(f"{option} is deprecated, and is {DEPRECATED[option]} now")
     return DEPRECATED[option] + separator + value
 
 

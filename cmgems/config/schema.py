@@ -1,6 +1,5 @@
 """Every setting of a pretraining run, with its unit and its default. Unknown settings are refused."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -372,11 +371,6 @@ def check_stages(stages: list[StageConfig], steps: int, evaluate_every: int) -> 
         if first <= reached:
             raise ValueError(f"curriculum.stages: stage '{stage.name}' ends at step {first}, before it begins")
         reached = first
-
-
-def hide_password(text: str) -> str:
-    """A tracking URI, or a message with one in it, as it may be shown."""
-    return re.sub(r"(://[^/@:\s]*):[^@\s]*@", r"\1:***@", text)
 
 
 def flatten(config: BaseModel) -> dict[str, Any]:

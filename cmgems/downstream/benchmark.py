@@ -3,8 +3,7 @@
 Scores that are there already are skipped; one that fails does not keep the others back.
 """
 
-import os
-import sys
+import logging
 import traceback
 from collections.abc import Iterator
 from itertools import islice
@@ -28,24 +27,32 @@ from cmgems.downstream.subjects import (
     untrained_start,
 )
 from cmgems.downstream.tasks import Suite, Task
-from cmgems.errors import UserError
+from cmgems.errors import CmgemsError, IncompleteError, UserError
+from cmgems.runtime.process import world_size
 from cmgems.tracking.journal import summarize_error
 from cmgems.training import environment
+
+logger = logging.getLogger(__name__)
 
 FIRST_SEED = 42
 
 
-def benchmark(config: BenchmarkConfig) -> bool:
-    """Score a model on a suite, and print a table; return whether all of it could be done.
+def benchmark(config: BenchmarkConfig) -> None:
+    """Score a model on a suite, and print a table.
 
-    Raises UserError where nothing can be done at all: no such suite, task or model.
+    Raises
+    ------
+    UserError
+        If there is no such suite, task or model.
+    IncompleteError
+        If some scores could not be computed; the others are in the table.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise UserError("cmgems benchmark is one process; several share the work by --shard, each on a GPU of its own")
     suite, tasks = load_tasks(config, config.tasks)
     folder, subject = run_folder(config), model_subject(config)
     environment.preflight(folder, tracking_uri(folder, config.tracking_uri), needs_tracking=False)
-    print(environment.report(PartialState(), "none"), flush=True)
+    logger.info(environment.report(PartialState(), "none"))
     subject.source.check()
     make_data(suite, tasks, config)
     if not Path(config.data).exists() and not is_hub_name(config.data):
@@ -54,7 +61,7 @@ def benchmark(config: BenchmarkConfig) -> bool:
     units = [(task, *unit) for task in tasks for unit in _units(subjects, config)]
     first, every = map(int, config.shard.split("/"))
     mine = list(islice(units, first - 1, None, every))
-    print(f"suite {suite.name}: {len(mine)} scores to compute, {len(tasks)} tasks; results in {folder}", flush=True)
+    logger.info(f"suite {suite.name}: {len(mine)} scores to compute, {len(tasks)} tasks; results in {folder}")
 
     publisher = Publisher(config, suite, folder)
     reader, features = _Reader(config), FeatureReader(machine(config))
@@ -63,7 +70,7 @@ def benchmark(config: BenchmarkConfig) -> bool:
         experiment = Experiment(suite, task, who, seed, machine(config), config.protocol)
         try:
             result, is_new = _score(experiment, reader, features, folder)
-        except UserError as error:
+        except CmgemsError as error:
             problem = str(error)
         except Exception as error:  # noqa: BLE001  # out of memory, say: the other tasks go on
             traceback.print_exc()
@@ -73,17 +80,16 @@ def benchmark(config: BenchmarkConfig) -> bool:
             took = f"{result.seconds / 60:.1f} min" if is_new else "there already"
             marked = ", resplit" if result.resplit else ""
             shown = f"{suite.metric} {result.score:.4f} ({took}{marked})"
-            print(f"[{number}/{len(mine)}] {experiment.title}: {shown}", flush=True)
+            logger.info(f"[{number}/{len(mine)}] {experiment.title}: {shown}")
             continue
         failures.setdefault(problem, []).append(experiment.title)
-        print(f"[{number}/{len(mine)}] {experiment.title} failed: {problem}", file=sys.stderr, flush=True)
+        logger.error(f"[{number}/{len(mine)}] {experiment.title} failed: {problem}")
     publisher.finish()
     print("\n" + table(suite, tasks, read_results(folder, suite.name)), flush=True)
     if failures:
         lines = [f"{problem}\n    {'; '.join(titles)}" for problem, titles in failures.items()]
         count = sum(map(len, failures.values()))
-        print(f"\n{count} of {len(mine)} failed:\n  " + "\n  ".join(lines), file=sys.stderr, flush=True)
-    return not failures
+        raise IncompleteError(f"{count} of {len(mine)} failed:\n  " + "\n  ".join(lines))
 
 
 def _baselines(subject: Candidate) -> Iterator[Candidate]:

@@ -1,8 +1,8 @@
 """One task, one seed, one model or baseline: from the data to a result in its folder, by one of the protocols."""
 
 import json
+import logging
 import shutil
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -16,7 +16,7 @@ from cmgems.downstream.classifier import digest, load_classifier, load_encoder
 from cmgems.downstream.confusion import draw_confusion
 from cmgems.downstream.data import TaskData
 from cmgems.downstream.features import FeatureReader
-from cmgems.downstream.finetuning import ComputeConfig, DivergedError, Outcome, fine_tune
+from cmgems.downstream.finetuning import ComputeConfig, Outcome, fine_tune
 from cmgems.downstream.inputs import Encoder, Rows, summarise_lengths
 from cmgems.downstream.integrity import check_integrity
 from cmgems.downstream.pooling import MeanPooledClassifier
@@ -38,7 +38,9 @@ from cmgems.downstream.settings import ScoringConfig
 from cmgems.downstream.subjects import Candidate
 from cmgems.downstream.tasks import Suite, Task, load_suite
 from cmgems.downstream.yeast.files import ensure_yeast_tasks
-from cmgems.errors import UserError
+from cmgems.errors import DivergedError, UserError
+
+logger = logging.getLogger(__name__)
 
 PROCEDURE = "1"
 """Raised when the same data, model and recipe are to give other numbers than before: results are computed again."""
@@ -125,7 +127,7 @@ def existing_result(experiment: Experiment, data: TaskData, folder: Path) -> Res
     try:
         result = read_result(folder)
     except UserError as error:
-        print(f"warning: computed again: {error}", file=sys.stderr, flush=True)
+        logger.warning(f"computed again: {error}")
         return None
     identity, model = experiment.identity(data), experiment.subject.source.model
     if result.identity["model"] != identity["model"] and Path(result.model).resolve() != Path(model).resolve():
@@ -222,7 +224,7 @@ def _fine_tune(experiment: Experiment, data: TaskData, partial: Path, keep_model
             if rate == rates[-1] and best is None:
                 raise
             scores[rate] = None
-            state.print(f"{title}: it diverged", flush=True)
+            logger.info(f"{title}: it diverged")
             continue
         finally:
             if state.is_main_process:
@@ -231,7 +233,7 @@ def _fine_tune(experiment: Experiment, data: TaskData, partial: Path, keep_model
         if len(rates) > 1:
             assert outcome.dev
             scores[rate] = score(outcome.dev)[metric]
-            state.print(f"{title}: {metric} {scores[rate]:.4f} on dev", flush=True)
+            logger.info(f"{title}: {metric} {scores[rate]:.4f} on dev")
         if best is None or best_value(scores) == rate:
             best = outcome
             if keep_model and state.is_main_process:

@@ -32,7 +32,8 @@ from transformers import (
 from cmgems.downstream.inputs import Encoder, Rows, collate
 from cmgems.downstream.scores import Predictions, probabilities, score
 from cmgems.downstream.tasks import Recipe
-from cmgems.errors import UserError
+from cmgems.errors import DivergedError, UserError
+from cmgems.runtime.process import world_size
 from cmgems.runtime.progress import ProgressLines
 from cmgems.training.launch import launched_with_deepspeed
 
@@ -63,20 +64,16 @@ class Outcome:
     """Wall-clock time of training and scoring."""
 
 
-class DivergedError(UserError):
-    """A fine-tuning's outputs are no longer finite."""
-
-
 def start_processes() -> PartialState:
     """Let the processes of a launch find each other: NCCL on GPUs, else gloo. Raises UserError where they do not."""
     if launched_with_deepspeed():
         raise UserError("fine-tuning runs without DeepSpeed: launch with --config_file deepspeed_configs/ddp.yaml")
     on_cpu = not torch.cuda.is_available()
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = world_size() > 1
     state = PartialState(cpu=True, backend="gloo") if on_cpu and several else PartialState()
-    if state.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
+    if state.num_processes != world_size():
         raise UserError(
-            f"{os.environ['WORLD_SIZE']} processes were launched, but each is on its own: launch with "
+            f"{world_size()} processes were launched, but each is on its own: launch with "
             "--config_file deepspeed_configs/ddp.yaml"
         )
     return state

@@ -6,7 +6,7 @@ the next time; nothing is there twice.
 """
 
 import json
-import sys
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,15 +34,17 @@ from cmgems.downstream.results import (
 )
 from cmgems.downstream.settings import ScoringConfig
 from cmgems.downstream.tasks import Suite
-from cmgems.errors import UserError
+from cmgems.errors import CmgemsError
 from cmgems.runtime.files import atomic_file
 from cmgems.tracking.journal import MlflowRunRef, find_place, summarize_error
 from cmgems.tracking.run import create_run, place_of_run
 
+logger = logging.getLogger(__name__)
+
 RECORD = "mlflow.json"
 """File in a result's folder: the run that it is in MLflow."""
 
-TRACKING_ERRORS = (MlflowException, RequestException, SQLAlchemyError, OSError, UserError)
+TRACKING_ERRORS = (MlflowException, RequestException, SQLAlchemyError, OSError, CmgemsError)
 """What can go wrong with a tracking store."""
 
 KEY = "cmgems.result"
@@ -75,12 +77,10 @@ class Publisher:
         self._problem = None
         self._try(means=True)
         if self._problem is not None:
-            print(
-                f"warning: MLflow does not have all scores, the files in {self.folder} do: {self._problem}\n"
+            logger.warning(
+                f"MLflow does not have all scores, the files in {self.folder} do: {self._problem}\n"
                 "  the same command, given again when it answers, sends what is missing and computes nothing twice; "
-                "--tracking_uri names another place",
-                file=sys.stderr,
-                flush=True,
+                "--tracking_uri names another place"
             )
 
     def _try(self, means: bool = False) -> None:
@@ -237,7 +237,7 @@ def publish_report(run: Path, files: Sequence[Path]) -> None:
         for path in files:
             client.log_artifact(parent.run, str(path), "report")
     except TRACKING_ERRORS as error:
-        print(f"warning: the report is not in MLflow: {summarize_error(error)}", file=sys.stderr, flush=True)
+        logger.warning(f"the report is not in MLflow: {summarize_error(error)}")
 
 
 def suite_metrics(suite: Suite, results: Sequence[Result]) -> dict[tuple[str, int], float]:

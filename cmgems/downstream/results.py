@@ -7,10 +7,10 @@ model. Unless it is plain fine-tuning, the protocol adds a suffix to the suite's
 """
 
 import csv
+import logging
 import math
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +26,8 @@ from cmgems.downstream.protocols import ProtocolName
 from cmgems.downstream.scores import Predictions
 from cmgems.errors import UserError
 from cmgems.runtime.files import atomic_file
+
+logger = logging.getLogger(__name__)
 
 DOWNSTREAM = "downstream"
 RESULT = "result.json"
@@ -196,7 +198,7 @@ def read_results(run: Path, suite: str = "") -> list[Result]:
         try:
             found.append((folder, (folder / RESULT).stat().st_mtime, read_result(folder)))
         except (UserError, OSError) as error:
-            _warn(f"left out: {error}")
+            logger.warning(f"left out: {error}")
     newest: dict[tuple[str, str, str], dict[str, str]] = {}
     for _, _, result in sorted(found, key=lambda entry: entry[1]):
         newest[result.suite, result.subject, result.task] = result.identity
@@ -205,7 +207,7 @@ def read_results(run: Path, suite: str = "") -> list[Result]:
         if result.identity == newest[result.suite, result.subject, result.task]:
             current.append(result)
         else:
-            _warn(f"left out, it is of other data, weights or settings than newer seeds of its task: {folder}")
+            logger.warning(f"left out, it is of other data, weights or settings than newer seeds of its task: {folder}")
     return current
 
 
@@ -215,10 +217,6 @@ def _result_folders(top: Path) -> Iterator[Path]:
         if RESULT in files:
             yield Path(folder)
         inside[:] = [] if RESULT in files else [name for name in inside if not name.startswith(".")]
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

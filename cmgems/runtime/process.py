@@ -1,4 +1,4 @@
-"""How a command ends early: what a user can put right, signals that ask a run to stop, processes that are lost."""
+"""This process among those of its launch: its rank, which process reports an error, and how it ends."""
 
 import hashlib
 import os
@@ -8,56 +8,63 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-USER_ERROR_EXIT_CODE = 2
+from cmgems.errors import CmgemsError, Interrupted
+
 LOST_PROCESS_EXIT_CODE = 1
-UNAVAILABLE_EXIT_CODE = 69  # EX_UNAVAILABLE of sysexits.h
-INCOMPLETE_EXIT_CODE = 1  # some parts of what was asked for failed, and the others are done
-INTERRUPTED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
-class UserError(Exception):
-    """Wrong input or setting. The message names the setting, file or row, and says what to do."""
-
-    exit_code = USER_ERROR_EXIT_CODE
-
-    def __init__(self, message: str, every_process: bool = False) -> None:
-        """`every_process`: each process that raises it prints it; otherwise one of a machine speaks for all."""
-        super().__init__(message)
-        self.every_process = every_process
+def rank() -> int:
+    """Return the number of this process among all processes of the launch; 0 without a launcher."""
+    return int(os.environ.get("RANK", "0"))
 
 
-class UnavailableError(UserError):
-    """A server or storage that is needed does not answer: nothing is wrong with the settings, maybe, and later it may
-    go."""
-
-    exit_code = UNAVAILABLE_EXIT_CODE
+def local_rank() -> int:
+    """Return the number of this process among those of its machine; 0 without a launcher."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-class Interrupted(Exception):  # noqa: N818  # not an error: the run was asked to stop
-    """A signal asked the run to stop. The message says where its state is."""
+def world_size() -> int:
+    """Return the number of processes of the launch, over all machines; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_world_size() -> int:
+    """Return the number of processes of the launch on this machine; 1 without a launcher."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def is_launched() -> bool:
+    """Return whether a launcher of several processes, such as torchrun, started this process."""
+    return "RANK" in os.environ
+
+
+def started_by_torchrun() -> bool:
+    """Return whether torch's launcher, which `accelerate launch` uses too, started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextmanager
-def exit_on_user_error() -> Iterator[None]:
-    """Turn a UserError into one message on standard error and its exit code, mostly 2; Interrupted into one and 75.
+def exit_on_error() -> Iterator[None]:
+    """End the process with one message on standard error, and the exit code of the error or interruption.
 
-    A process that lost another one, which ended or went silent, says so, and has exit code 1.
+    A process that lost another one, which ended or did not answer, reports that, with exit code 1. All other
+    exceptions pass through: they are bugs.
     """
     try:
         yield
-    except UserError as error:
-        _say(f"error: {error}", error.every_process)
+    except CmgemsError as error:
+        _report(f"error: {error}", error.every_process)
         note_exit_code(error.exit_code)
         end_process(error.exit_code)
     except Interrupted as interruption:
-        _say(str(interruption))
-        note_exit_code(INTERRUPTED_EXIT_CODE)
-        end_process(INTERRUPTED_EXIT_CODE)
+        _report(str(interruption))
+        note_exit_code(interruption.exit_code)
+        end_process(interruption.exit_code)
     except RuntimeError as error:
         if not _is_about_other_processes(error):
             raise
-        _say(
-            f"error: rank {os.environ.get('RANK')} has lost another process: that one ended, and has printed why; or "
+        _report(
+            f"error: rank {rank()} has lost another process: that one ended, and has printed why; or "
             f"it did not answer within launch.timeout; or the network is not set up for them to meet: {error}",
             every_process=True,
         )
@@ -67,12 +74,12 @@ def exit_on_user_error() -> Iterator[None]:
 def end_process(code: int) -> NoReturn:
     """End this process with an exit code; one of several at once, without the interpreter's own end.
 
-    A thread of gloo may be about to let go of the last tensors, and needs the interpreter for that, which ends such
+    A thread of gloo may be about to release the last tensors, and needs the interpreter for that, which ends such
     threads in a way that C++ takes for a crash: a run that has reached its last step would count as failed (SIGABRT,
     "terminate called without an active exception"; pytorch/pytorch#179291). Destroying the groups does not help as
     long as DDP or DeepSpeed hold them.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -86,7 +93,7 @@ def note_exit_code(code: int) -> None:
     again looks there: 0 and 2 say no, all others yes; without a file the process was lost.
     """
     if folder := os.environ.get("CMGEMS_EXIT_CODES"):
-        with suppress(OSError), (Path(folder) / f"rank-{os.environ.get('RANK', '0')}").open("x") as file:
+        with suppress(OSError), (Path(folder) / f"rank-{rank()}").open("x") as file:
             file.write(f"{code}\n")
 
 
@@ -97,16 +104,16 @@ def _is_about_other_processes(error: RuntimeError) -> bool:
     )
 
 
-def _say(message: str, every_process: bool = False) -> None:
-    """Print on standard error, by default on one process a machine: on the first that has it to say, since the launcher
-    ends all others as soon as one has ended."""
-    if every_process or _is_first_to_say(message):
+def _report(message: str, every_process: bool = False) -> None:
+    """Print on standard error, by default on one process per machine: on the first that has this message, since the
+    launcher ends all others as soon as one has ended."""
+    if every_process or _is_first_to_report(message):
         print(message, file=sys.stderr, flush=True)
 
 
-def _is_first_to_say(message: str) -> bool:
-    """Whether no other process of this launcher has said it; without torch's launcher, the first process speaks."""
-    is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"
+def _is_first_to_report(message: str) -> bool:
+    """Whether no other process of this launcher has reported it; without torch's launcher, the first process does."""
+    is_first_process = local_rank() == 0
     own_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # in a folder of this process, in one of the launch
     if not own_file:
         return is_first_process

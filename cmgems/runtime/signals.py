@@ -5,7 +5,6 @@ save a checkpoint and stop. Before and after the loop, and at a second SIGTERM, 
 """
 
 import ctypes
-import os
 import signal
 import sys
 import time
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from cmgems.errors import Interrupted
+from cmgems.runtime.process import started_by_torchrun
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -27,7 +27,7 @@ def stop_on_signals() -> None:
     """Make the signals end the program by an exception, so that whatever is open gets closed."""
     for number in SIGNALS:
         signal.signal(number, _stop)
-    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+    if started_by_torchrun() and sys.platform == "linux":
         # A launcher that dies, as of SIGUSR1, leaves its processes running, which would keep their GPUs for ever.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -42,7 +42,7 @@ def leave_signals_to_the_parent(worker: int) -> None:
 def _stop(number: int, frame: FrameType | None) -> None:
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
-    raise Interrupted(f"stopped by {signal.Signals(number).name}; start again with --resume auto to go on")
+    raise Interrupted(f"stopped by {signal.Signals(number).name}; start again with --resume auto to continue")
 
 
 class StopRequest:

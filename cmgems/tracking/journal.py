@@ -8,8 +8,8 @@
 """
 
 import json
+import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
-from cmgems.config.schema import hide_password
-from cmgems.errors import UnavailableError, UserError
+from cmgems.errors import InUseError, UserError
 from cmgems.runtime.files import atomic_file
+
+logger = logging.getLogger(__name__)
 
 JOURNAL = "tracking.jsonl"
 SENT = "tracking.sent"
@@ -33,11 +33,6 @@ NEWLINE = b"\n"
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
-
-
-def say(text: str) -> None:
-    """Print a line for the user, without passwords, above a progress bar if there is one."""
-    tqdm.write(hide_password(text), file=sys.stderr)
 
 
 def summarize_error(error: Exception) -> str:
@@ -107,10 +102,6 @@ def _place(content: dict[str, Any]) -> MlflowRunRef:
     return MlflowRunRef(content["uri"], content["experiment"], content["run"])
 
 
-class InUseError(UnavailableError):
-    """Another process has the run's folder: it may be about to end."""
-
-
 def lock_run_folder(folder: Path, patience: float = 0) -> FileLock:
     """Take the folder of a run for this process, after `patience` seconds at most; `release` gives it back.
 
@@ -121,10 +112,10 @@ def lock_run_folder(folder: Path, patience: float = 0) -> FileLock:
         with suppress(Timeout):
             return lock.acquire(timeout=0).lock
         if patience:
-            say(f"{folder} is in use: waiting up to {patience:.0f} s for its run to end")
+            logger.warning(f"{folder} is in use: waiting up to {patience:.0f} s for its run to end")
         return lock.acquire(timeout=patience, poll_interval=0.5).lock
     except Timeout:
-        raise InUseError(f"{folder} is in use: its run is going on, and sends to MLflow by itself") from None
+        raise InUseError(f"{folder} is in use: its run has not ended, and sends to MLflow by itself") from None
     except OSError as error:
         raise UserError(f"{folder} cannot be written to: {error}") from None
 
@@ -224,7 +215,9 @@ class Journal:
         with self._writing:
             self._write()
             if self._unwritten:
-                say(f"{self._unwritten.count(NEWLINE)} messages for MLflow could not be kept in {self.path}: lost")
+                logger.warning(
+                    f"{self._unwritten.count(NEWLINE)} messages for MLflow could not be kept in {self.path}: lost"
+                )
             self._file.close()
         self._lock.release()
 
@@ -236,7 +229,9 @@ class Journal:
             self._full = False
         except OSError as error:
             if not self._full:
-                say(f"{self.path} cannot be written to: training goes on, metrics are kept in memory ({error})")
+                logger.warning(
+                    f"{self.path} cannot be written to: training continues, metrics are kept in memory ({error})"
+                )
             self._full = True
 
     def _end_torn_line(self) -> None:
@@ -328,14 +323,14 @@ class Sender(threading.Thread):
                     return False
         except Exception as error:  # noqa: BLE001  # clients let all kinds through, and this thread must outlive them
             if not self._away and not self._stop_now.is_set():
-                goes_on = "waiting for it" if ending else "training goes on"
-                say(
-                    f"MLflow at {self._uri} does not answer: {goes_on}, metrics are kept in "
+                meanwhile = "waiting for it" if ending else "training continues"
+                logger.warning(
+                    f"MLflow at {self._uri} does not answer: {meanwhile}, metrics are kept in "
                     f"{self._journal.path} ({summarize_error(error)})"
                 )
                 self._away, self._sent_late = True, 0
             return False
         if self._away:
-            say(f"MLflow at {self._uri} answers again: {self._sent_late} messages that were kept are sent")
+            logger.warning(f"MLflow at {self._uri} answers again: {self._sent_late} messages that were kept are sent")
             self._away = False
         return True

@@ -47,13 +47,16 @@ from requests.exceptions import RequestException
 from sqlalchemy import create_engine
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from cmgems.config.schema import PretrainConfig, TrackingConfig, flatten, hide_password
+from cmgems.config.schema import PretrainConfig, TrackingConfig, flatten
 from cmgems.curriculum.controller import Switch
 from cmgems.data.corpus import Corpus
-from cmgems.errors import Interrupted, UnavailableError, UserError
+from cmgems.errors import CmgemsError, Interrupted, UnavailableError, UserError
 from cmgems.runtime.files import atomic_file, check_writable
-from cmgems.tracking.journal import JOURNAL, Journal, Message, MlflowRunRef, Sender, say, summarize_error
+from cmgems.runtime.logging import hide_password
+from cmgems.tracking.journal import JOURNAL, Journal, Message, MlflowRunRef, Sender, summarize_error
 from cmgems.tracking.plots import draw_validation
+
+logger = logging.getLogger(__name__)
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 # What these say at each failed attempt, with tracebacks, the sender says once.
@@ -138,7 +141,7 @@ class Tracker:
                 with atomic_file(path) as partial:
                     figure.savefig(partial, format="png")
             except OSError as error:
-                say(f"{path} cannot be drawn: {error}")
+                logger.warning(f"{path} cannot be drawn: {error}")
             else:
                 self._artifact(path)
 
@@ -241,7 +244,9 @@ def open_run(config: PretrainConfig, corpus: Corpus, run: RunToTrack, is_main_pr
         sender.finish(patience, None if status == "FINISHED" else min(patience, _SECONDS_WHEN_STOPPED))
         if left := journal.count_unsent():
             command = f"cmgems sync {shlex.quote(str(run.folder))}"
-            say(f"{left} messages for MLflow at {place.uri} are not sent yet; when it answers again: {command}")
+            logger.warning(
+                f"{left} messages for MLflow at {place.uri} are not sent yet; when it answers again: {command}"
+            )
 
 
 def sync(folder: Path) -> str:
@@ -288,7 +293,7 @@ def tracking_problem(uri: str) -> str | None:
                 return f"HTTP status {answer.status_code}"
         elif uri.startswith(("postgresql", "mysql", "mssql")):
             create_engine(uri).connect().close()
-    except (MlflowException, OSError, SQLAlchemyError, ImportError, ValueError, UserError) as error:
+    except (MlflowException, OSError, SQLAlchemyError, ImportError, ValueError, CmgemsError) as error:
         return hide_password(summarize_error(error))
     return None
 
@@ -323,9 +328,13 @@ def _resume_run(config: PretrainConfig, name: str, corpus: Corpus, journal: Jour
         try:
             found = create_run(config.tracking, name)
             _describe(config, corpus, place_of_run(config.tracking, found))
-            say(f"MLflow at {uri} does not have the run {newest}: a new one, {found}, gets all that it has logged")
-        except UserError as error:
-            say(f"MLflow at {uri} does not have the run {newest}, and takes no new one: training goes on ({error})")
+            logger.warning(
+                f"MLflow at {uri} does not have the run {newest}: a new one, {found}, gets all that it has logged"
+            )
+        except CmgemsError as error:
+            logger.warning(
+                f"MLflow at {uri} does not have the run {newest}, and takes no new one: training continues ({error})"
+            )
             found = newest
     place = place_of_run(config.tracking, found)
     journal.begin(place, replaces_run=newest if found != newest else None)
@@ -522,7 +531,7 @@ def _log(client: mlflow.MlflowClient, run_id: str, points: list[Metric | RunTag]
         _raise_unless_refused(error, client, run_id)
         if len(points) == 1:
             [point] = points
-            say(
+            logger.warning(
                 f"MLflow refuses {point.key} = {point.value}, which stays in the journal alone "
                 f"({summarize_error(error)})"
             )
@@ -534,14 +543,14 @@ def _log(client: mlflow.MlflowClient, run_id: str, points: list[Metric | RunTag]
 def _upload(client: mlflow.MlflowClient, run_id: str, path: Path, to: str | None) -> None:
     """Keep a file, or what is in a folder, as an artifact."""
     if not path.exists():
-        say(f"{path} is gone, and does not become an artifact in MLflow")
+        logger.warning(f"{path} is gone, and does not become an artifact in MLflow")
         return
     try:
         with _upload_timeout():
             (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), to)
     except (MlflowException, RequestException) as error:
         _raise_unless_refused(error, client, run_id)
-        say(f"MLflow refuses the artifact {path}, which stays there alone ({summarize_error(error)})")
+        logger.warning(f"MLflow refuses the artifact {path}, which stays there alone ({summarize_error(error)})")
 
 
 def _raise_unless_refused(error: MlflowException | RequestException, client: mlflow.MlflowClient, run_id: str) -> None:

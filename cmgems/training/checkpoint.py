@@ -8,8 +8,8 @@ import concurrent.futures
 import errno
 import hashlib
 import json
+import logging
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +41,8 @@ from cmgems.runtime.files import (
 )
 from cmgems.training.staging import StagingFolder
 from cmgems.training.staging import remove_all as remove_staging_folders
+
+logger = logging.getLogger(__name__)
 
 STATE_FILE = "cmgems.json"
 MANIFEST = "manifest.json"
@@ -104,7 +106,7 @@ class CheckpointWriter:
         [self._token] = broadcast_object_list([new_token()])
         self._staging = StagingFolder(config.staging, parent, _state_bytes(model))
         if self._staging.path.parent == parent:
-            accelerator.print(f"/dev/shm lacks room for checkpoints: training waits until they are written to {parent}")
+            logger.info(f"/dev/shm lacks room for checkpoints: training waits until they are written to {parent}")
         self._pending: Future[None] | None = None
 
     def save(self, step: int, state: RunState) -> None:
@@ -208,7 +210,7 @@ class CheckpointWriter:
                 try:
                     remove_folder(folder)
                 except OSError as error:  # on some file systems because somebody reads it; training can go on
-                    print(f"warning: {folder} cannot be removed: {error}", file=sys.stderr, flush=True)
+                    logger.warning(f"{folder} cannot be removed: {error}")
 
 
 def load_checkpoint(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cmgems.config.schema import PretrainConfig, hide_password
+from cmgems.config.schema import PretrainConfig
 from cmgems.curriculum.controller import Controller
+from cmgems.runtime.logging import hide_password
 from cmgems.runtime.progress import SECONDS_BETWEEN_LINES
 from cmgems.training.run_folder import Run
 

@@ -1,5 +1,6 @@
 """Model and optimizer, wrapped for the launch: DeepSpeed's engine or torch's DDP, made to do what the recipe says."""
 
+import logging
 import os
 import platform
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
 from cmgems.model.bert import build_model, build_optimizer
 from cmgems.training.launch import describe, distribution, offload_device, zero_stage
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,7 @@ def _compile_adam(accelerator: Accelerator) -> None:
         except (RuntimeError, OSError) as error:
             raise UserError(
                 f"the DeepSpeed config asks for DeepSpeed's own Adam, which cannot be compiled here: {error}\n"
-                'Put "zero_force_ds_cpu_optimizer": false into it to go on with torch\'s'
+                'Put "zero_force_ds_cpu_optimizer": false into it to continue with torch\'s'
             ) from error
 
 
@@ -138,11 +141,11 @@ def _fill_deepspeed_config(accelerator: Accelerator, config: PretrainConfig, pla
     deepspeed.pop("train_batch_size", None)  # the product of the others: Accelerate fills it in
     for name, value in settings.items():
         if deepspeed.get(name, "auto") not in ("auto", 1, value):
-            accelerator.print(f"DeepSpeed config: {name} {deepspeed[name]} gives way to the recipe's {value}")
+            logger.warning(f"DeepSpeed config: {name} {deepspeed[name]} is overridden by the recipe's {value}")
         deepspeed[name] = value
     for kind in ("bf16", "fp16"):
         wanted = config.training.precision == kind
         if deepspeed.get(kind, {}).get("enabled", wanted) not in ("auto", wanted):
-            accelerator.print(f"DeepSpeed config: {kind} gives way to the recipe's {config.training.precision}")
+            logger.warning(f"DeepSpeed config: {kind} is overridden by the recipe's {config.training.precision}")
         deepspeed[kind] = {**deepspeed.get(kind, {}), "enabled": wanted}
     deepspeed["steps_per_print"] = config.training.steps + 1  # our own log says more

@@ -4,6 +4,7 @@ What cannot work ends the run here, with the remedy, before anything is read or 
 process; the second one, as soon as all have found each other, also compares what the machines have.
 """
 
+import logging
 import os
 import platform
 from collections.abc import Iterable, Iterator
@@ -19,10 +20,13 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from cmgems import __version__
-from cmgems.config.schema import hide_password
 from cmgems.errors import UnavailableError, UserError
+from cmgems.runtime import process
 from cmgems.runtime.files import check_writable
+from cmgems.runtime.logging import hide_password
 from cmgems.tracking.run import tracking_problem
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "deepspeed", "accelerate", "transformers", "datasets", "mlflow", "numpy")
 
@@ -49,18 +53,18 @@ def preflight(output: Path, tracking_uri: str, needs_tracking: bool) -> None:
     Raises UserError if nothing can be written to the folder `output`, UnavailableError if MLflow is needed and does not
     answer.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if process.rank() != 0:
         return
     installed = ", ".join(f"{name} {number}" for name, number in versions().items())
-    print(f"cmgems {__version__} ({installed})\noutput: {check_writable('output', output)}", flush=True)
+    logger.info(f"cmgems {__version__} ({installed})\noutput: {check_writable('output', output)}")
     problem, shown = tracking_problem(tracking_uri), hide_password(tracking_uri)
     if problem and needs_tracking:
         raise UnavailableError(
             f"tracking.uri {shown}: {problem}. A new run has to be made there: start the server, name another "
             "place, or log to a file with --tracking.uri sqlite:///mlflow.db and no server"
         )
-    state = f"does not answer ({problem}); files keep what it is to be told" if problem else "can be reached"
-    print(f"tracking: {shown} {state}", flush=True)
+    state = f"does not answer ({problem}); metrics are kept in files until it does" if problem else "can be reached"
+    logger.info(f"tracking: {shown} {state}")
 
 
 def versions() -> dict[str, str]:

@@ -22,6 +22,7 @@ from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitPr
 from cmgems.config.schema import LaunchConfig, PretrainConfig
 from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
+from cmgems.runtime.process import is_launched, local_world_size, world_size
 from cmgems.runtime.signals import stop_on_signals
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
@@ -35,7 +36,7 @@ def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
     stop_on_signals()
     if not on_gpu:
         _keep_freed_memory()
-    several = "RANK" in os.environ  # set by every launcher of several processes
+    several = is_launched()
     if launched_with_deepspeed() and not on_gpu:
         _skip_shared_memory_op()
     check_devices(config.training.precision, on_gpu)
@@ -74,8 +75,8 @@ def _keep_freed_memory() -> None:
 
 def check_devices(precision: str, on_gpu: bool) -> None:
     """Raise UserError if processes of this machine would share a GPU, or if the device lacks the precision."""
-    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    if on_gpu and int(processes) > torch.cuda.device_count():
+    processes = local_world_size()
+    if on_gpu and processes > torch.cuda.device_count():
         raise UserError(
             f"{processes} processes on a machine with {torch.cuda.device_count()} GPU(s): each "
             "needs one of its own; launch fewer, or hide the GPUs with CUDA_VISIBLE_DEVICES= to run on the CPU"
@@ -94,7 +95,7 @@ def launched_with_deepspeed() -> bool:
 
 def check_launch(accelerator: Accelerator, wanted: LaunchConfig) -> None:
     """Raise UserError where the run is not what the launcher was told or announced, or not what the recipe requires."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = world_size()
     kind = distribution(accelerator)
     told = launcher_settings(psutil.Process().parent())
     if processes != accelerator.num_processes:

@@ -1,6 +1,7 @@
 """Going on from a checkpoint: by a run of the same settings, on any number of processes."""
 
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from cmgems.training.engine import Engine
 from cmgems.training.launch import zero_stage
 from cmgems.training.progress import Progress
 from cmgems.training.run_folder import Run
+
+logger = logging.getLogger(__name__)
 
 UNIVERSAL = "universal"
 """Folder inside a checkpoint that holds it in DeepSpeed's universal format, once it was needed."""
@@ -145,7 +148,7 @@ def archive_newer_checkpoints(checkpoint: Path) -> None:
             aside.mkdir(exist_ok=True)
             free = next(n for n in count(1) if not (aside / f"{later.name}-{n}").exists())
             later.rename(aside / f"{later.name}-{free}")
-            print(f"{later} is not the run's future any more: set aside in {aside}", flush=True)
+            logger.info(f"{later} is of a later step than the one resumed from: moved to {aside}")
 
 
 def _folder_to_load(accelerator: Accelerator, checkpoint: Path, processes: int) -> Path:
@@ -157,7 +160,7 @@ def _folder_to_load(accelerator: Accelerator, checkpoint: Path, processes: int) 
         return checkpoint
     folder = checkpoint / UNIVERSAL
     if accelerator.is_main_process and find_corruption(folder) is not None:
-        accelerator.print(f"converting {checkpoint}, of {processes} process(es), for any number of them")
+        logger.info(f"converting {checkpoint}, of {processes} process(es), for any number of them")
         remove_leftovers(checkpoint)
         with atomic_folder(folder, replace=True) as partial:
             _convert(checkpoint / DEEPSPEED_TAG, partial / DEEPSPEED_TAG)

@@ -3,9 +3,8 @@
 Without the setting `output`, runs stand in runs/NAME/1, runs/NAME/2 and so on.
 """
 
-import os
+import logging
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +18,15 @@ from filelock import FileLock
 
 from cmgems.config.schema import INITIAL_WEIGHTS, PretrainConfig, flatten
 from cmgems.errors import UserError
+from cmgems.runtime import process
 from cmgems.tracking.journal import lock_run_folder
 from cmgems.training.checkpoint import checkpoints, find_corruption, read_state
 from cmgems.training.environment import environment
 from cmgems.training.launch import launched_as
 from cmgems.training.progress import Progress
 from cmgems.training.setup import TrainingData
+
+logger = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 _SECONDS_TO_APPEAR = 30
@@ -77,7 +79,7 @@ def check_run_folder(config: PretrainConfig) -> None:
 
     On rank 0 alone: it makes the folder a moment later, maybe before another rank comes here.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if process.rank() != 0:
         return
     if config.resume == "never" and config.output is not None and config.output.exists():
         raise UserError(
@@ -202,7 +204,7 @@ def _checkpoint_to_resume(config: PretrainConfig, folder: Path) -> Path | None:
         problem = find_corruption(checkpoint)
         if problem is None:
             return checkpoint
-        print(f"warning: {checkpoint} is damaged and passed over: {problem}", file=sys.stderr, flush=True)
+        logger.warning(f"{checkpoint} is damaged and passed over: {problem}")
     if found:
         raise UserError(f"resume auto: no checkpoint of {folder} is sound; start a new run with --resume never")
     return None
@@ -211,7 +213,7 @@ def _checkpoint_to_resume(config: PretrainConfig, folder: Path) -> Path | None:
 def is_new_run(config: PretrainConfig) -> bool:
     """Whether there is no checkpoint to go on from; reads only, and on rank 0 alone: a network file system may go on
     telling another machine for a while that there is no folder, once that has asked for it."""
-    if os.environ.get("RANK", "0") != "0":
+    if process.rank() != 0:
         return False
     return config.resume == "never" or (config.resume == "auto" and not _newest_run(config)[1])
 

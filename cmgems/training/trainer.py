@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from cmgems.config.schema import PretrainConfig
 from cmgems.curriculum.controller import Controller
 from cmgems.data.loader import MicroBatch, TrainingRows, iterating, make_loader
-from cmgems.errors import LOST_PROCESS_EXIT_CODE, Interrupted, UserError
+from cmgems.errors import DisagreementError, DivergedError, Interrupted
 from cmgems.masking.masker import MaskedBatch
 from cmgems.model.bert import learning_rate, training_flops
 from cmgems.runtime.signals import StopRequest, noting_signals
@@ -37,16 +37,6 @@ PLATEAU_REMEDIES = {
     False: "try another optimizer.learning_rate, or a longer optimizer.warmup_steps",
 }
 """What helps, by whether there is a variant of the recipe with other initial weights."""
-
-
-class NonFiniteLossError(UserError):
-    """The loss became infinite or not a number: most often the learning rate is too high."""
-
-
-class DisagreementError(UserError):
-    """The processes are not in the same stage of the curriculum: memory or network are at fault, or this program."""
-
-    exit_code = LOST_PROCESS_EXIT_CODE
 
 
 @dataclass
@@ -146,7 +136,7 @@ class Trainer:
     ) -> bool:
         """Tell all ranks how the step went on each; whether any has been asked to stop.
 
-        Raises on all ranks NonFiniteLossError if a micro-batch's loss or the gradient is not finite on any of them
+        Raises on all ranks DivergedError if a micro-batch's loss or the gradient is not finite on any of them
         (in fp16 a gradient that overflows is part of the game: the loss scale is lowered, and the step left out), and
         DisagreementError if not all of them have masked the step under the same stage.
         """
@@ -177,7 +167,7 @@ class Trainer:
         concerned = [window.sample_id for window, fine in zip(windows, finite.tolist(), strict=True) if not fine]
         own = [sample for samples in concerned for sample in samples.tolist() if sample >= 0]
         samples = sorted(gather_object(own))
-        raise NonFiniteLossError(
+        raise DivergedError(
             f"the {'loss' if is_loss else 'gradient'} is not finite at step {self.progress.step + 1}; the "
             f"micro-batches concerned hold the training windows {samples}. Lower optimizer.learning_rate, or look at "
             f"these windows; the newest checkpoint in {self.run.folder / 'checkpoints'} is from before"
@@ -216,7 +206,7 @@ class Trainer:
             writer.wait()
             raise Interrupted(
                 f"stopped by a signal after step {step}; the checkpoint of this step is in {writer.parent}: "
-                "start again with --resume auto to go on"
+                "start again with --resume auto to continue"
             )
 
     def _log_training(self, display: Display) -> None:
@@ -250,7 +240,7 @@ class Trainer:
             {"step": step, "stage": stage, "perplexity": perplexity, "bits": bits, "accuracy": accuracy}
         )
         if not math.isfinite(perplexity["stage"]):
-            raise NonFiniteLossError(
+            raise DivergedError(
                 f"the validation perplexity under stage '{stage}' is {perplexity['stage']} after step "
                 f"{step}: the run has diverged, or the stage masks no token of the validation windows"
             )

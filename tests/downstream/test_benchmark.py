@@ -14,13 +14,13 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
-from cmgems import errors
 from cmgems.cli import main
 from cmgems.downstream import finetuning
 from cmgems.downstream.finetuning import start_processes
 from cmgems.downstream.settings import BenchmarkConfig
 from cmgems.downstream.subjects import model_subject, run_folder
 from cmgems.errors import UserError
+from cmgems.runtime import process
 from cmgems.tracking.journal import Journal, MlflowRunRef
 from tests.downstream.models import ours
 from tests.training.launching import ACCELERATE, DDP, ENVIRONMENT, REPOSITORY, forget_accelerator
@@ -187,7 +187,7 @@ def test_another_model_does_not_take_the_place_of_results(place, mlflow_uri, cap
 
 def test_a_suite_is_one_process(place, mlflow_uri, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(errors, "end_process", sys.exit)
+    monkeypatch.setattr(process, "end_process", sys.exit)
     with pytest.raises(SystemExit):
         benchmark(place, mlflow_uri)
     assert "several share the work by --shard" in capsys.readouterr().err

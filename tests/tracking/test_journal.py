@@ -177,7 +177,7 @@ def test_a_run_that_takes_anothers_place_takes_what_is_unsent_of_those_before_it
 
 
 def test_a_journal_has_one_process(journal):
-    with pytest.raises(UserError, match="is in use: its run is going on"):
+    with pytest.raises(InUseError, match="is in use: its run has not ended"):
         Journal(journal.folder)
     reopened(journal).close()
 
@@ -218,7 +218,7 @@ def test_a_full_disk_does_not_end_a_run_and_what_did_not_fit_comes_when_there_is
             journal.append({"number": number})
         assert contents(journal.unsent(9)) == [{"number": 0}]
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{journal.path} cannot be written to: training goes on")
+    assert line.startswith(f"warning: {journal.path} cannot be written to: training continues")
     journal.append({"number": 3})
     assert contents(journal.unsent(9)) == [{"number": number} for number in range(4)]
 
@@ -279,9 +279,9 @@ def test_whatever_the_client_raises_is_outlived_and_said_once(tmp_path, capsys, 
     assert [message["number"] for message in taken] == list(range(10))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("MLflow at sqlite:///here.db does not answer: ")
+    assert lines[0].startswith("warning: MLflow at sqlite:///here.db does not answer: ")
     assert f"metrics are kept in {tmp_path}/tracking.jsonl" in lines[0]
-    assert lines[1] == "MLflow at sqlite:///here.db answers again: 10 messages that were kept are sent"
+    assert lines[1] == "warning: MLflow at sqlite:///here.db answers again: 10 messages that were kept are sent"
 
 
 def test_a_client_that_never_comes_back_keeps_the_journal_but_not_the_run(tmp_path):
@@ -292,7 +292,7 @@ def test_a_client_that_never_comes_back_keeps_the_journal_but_not_the_run(tmp_pa
     sender.start()
     sender.finish(patience=0.05)
     assert sender.is_alive()
-    with pytest.raises(UserError, match="is in use"):  # what is under way may still arrive: nobody else sends
+    with pytest.raises(InUseError, match="is in use"):  # what is under way may still arrive: nobody else sends
         Journal(tmp_path)
     release.set()
     sender.join(60)

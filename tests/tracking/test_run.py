@@ -18,7 +18,7 @@ from cmgems.cli import main
 from cmgems.config.command_line import load_config
 from cmgems.config.schema import PrepareConfig
 from cmgems.data.corpus import load_corpus, prepare_corpus
-from cmgems.errors import Interrupted, UnavailableError, UserError
+from cmgems.errors import CmgemsError, Interrupted, InUseError, UnavailableError, UserError
 from cmgems.tracking import run as tracking
 from cmgems.tracking.journal import Journal
 from cmgems.tracking.run import RunToTrack
@@ -236,7 +236,7 @@ def answering(code, body):
 
 
 def test_a_new_run_needs_mlflow(open_run, folder):
-    with pytest.raises(UserError, match=f"tracking.uri {NOWHERE}: "), open_run(NOWHERE):
+    with pytest.raises(UnavailableError, match=f"tracking.uri {NOWHERE}: "), open_run(NOWHERE):
         pass
     Journal(folder).close()  # nothing holds it
 
@@ -251,14 +251,14 @@ def test_a_new_run_needs_mlflow(open_run, folder):
     ],
 )
 def test_a_new_run_that_mlflow_refuses_is_a_mistake_and_one_it_cannot_take_now_is_not(open_run, code, body, exit_code):
-    with answering(code, body) as uri, pytest.raises(UserError) as ended, open_run(uri):
+    with answering(code, body) as uri, pytest.raises(CmgemsError) as ended, open_run(uri):
         pass
     assert ended.value.exit_code == exit_code
 
 
 @pytest.mark.slow
 def test_a_new_run_does_not_wait_long_for_a_server_that_is_silent(open_run):
-    with silent_server() as uri, pytest.raises(UserError, match=f"tracking.uri {uri}: "), open_run(uri):
+    with silent_server() as uri, pytest.raises(UnavailableError, match=f"tracking.uri {uri}: "), open_run(uri):
         pass
 
 
@@ -356,11 +356,15 @@ def test_sync_leaves_a_run_that_goes_on_alone(open_run, database, folder, capsys
     with open_run(database), pytest.raises(SystemExit) as stop:
         main(["sync", str(folder)])
     assert stop.value.code == 2
-    assert "is in use: its run is going on, and sends to MLflow by itself" in capsys.readouterr().err
+    assert "is in use: its run has not ended, and sends to MLflow by itself" in capsys.readouterr().err
 
 
 def test_two_processes_do_not_train_in_the_same_folder(open_run, database):
-    with open_run(database) as tracker, pytest.raises(UserError, match="is in use"), open_run(database, tracker.run_id):
+    with (
+        open_run(database) as tracker,
+        pytest.raises(InUseError, match="is in use"),
+        open_run(database, tracker.run_id),
+    ):
         pass
 
 
@@ -433,7 +437,7 @@ def test_a_resumed_run_that_mlflow_cannot_take_now_goes_on(open_run, broken_off,
         context.setattr(tracking, "_describe", fail_to_describe)
         with open_run(elsewhere, broken_off, settings=("--tracking.patience", "0")) as tracker:
             log(tracker, 21, 25)
-    assert "and takes no new one: training goes on (busy)" in capsys.readouterr().err
+    assert "and takes no new one: training continues (busy)" in capsys.readouterr().err
     until(sender_is_gone)
     with open_run(elsewhere, broken_off) as again:
         log(again, 26, 30)

@@ -35,13 +35,12 @@ import psutil
 import torch
 from torch import distributed
 
-from cmgems import errors
 from cmgems.config.command_line import load_config
 from cmgems.curriculum.controller import Controller
 from cmgems.masking import strategies
 from cmgems.masking.masker import Masker
 from cmgems.pretrain import pretrain
-from cmgems.runtime import files
+from cmgems.runtime import files, process
 from cmgems.training import checkpoint, engine
 from cmgems.training.metrics import LogWindow
 from cmgems.training.trainer import Trainer
@@ -249,11 +248,11 @@ def kill_launch():
     own = psutil.Process()
     launcher = own.parent()
     assert launcher.environ().get("TRACE") == str(TRACE), f"{launcher} has not launched this"
-    others = [process for process in launcher.children(recursive=True) if process != own]
+    others = [each for each in launcher.children(recursive=True) if each != own]
     (TRACE / "killed").write_text(FAULT)
-    for process in (launcher, *others):
+    for each in (launcher, *others):
         with suppress(psutil.NoSuchProcess):
-            process.kill()
+            each.kill()
     own.kill()
 
 
@@ -274,7 +273,7 @@ def note_exit(code):
 
 
 if __name__ == "__main__":
-    wrap(errors, "end_process", before=note_exit)
-    with errors.exit_on_user_error():
+    wrap(process, "end_process", before=note_exit)
+    with process.exit_on_error():
         main()
-        errors.end_process(0)
+        process.end_process(0)

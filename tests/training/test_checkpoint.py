@@ -19,10 +19,11 @@ import pytest
 from filelock import FileLock
 
 from cmgems.config.command_line import load_config
-from cmgems.errors import INTERRUPTED_EXIT_CODE, Interrupted, UserError, exit_on_user_error
+from cmgems.errors import Interrupted, InUseError, UnavailableError, UserError
 from cmgems.masking.npmi import npmi_from_counts, write_npmi
 from cmgems.runtime import signals
 from cmgems.runtime.files import atomic_folder
+from cmgems.runtime.process import exit_on_error
 from cmgems.training import checkpoint, environment, run_folder, staging
 from cmgems.training.checkpoint import checkpoints, find_corruption
 from cmgems.training.staging import StagingFolder
@@ -222,9 +223,9 @@ def test_a_second_sigterm_stops_at_once_but_for_the_echo_of_the_first(
 
 
 def test_an_interrupted_program_has_an_exit_code_of_its_own(capsys):
-    with pytest.raises(SystemExit) as ended, exit_on_user_error():
+    with pytest.raises(SystemExit) as ended, exit_on_error():
         raise Interrupted("stopped")
-    assert ended.value.code == INTERRUPTED_EXIT_CODE == 75
+    assert ended.value.code == Interrupted.exit_code == 75
     assert capsys.readouterr().err == "stopped\n"
 
 
@@ -334,7 +335,7 @@ def test_an_error_of_the_storage_that_may_pass_is_no_mistake(run, monkeypatch):
         raise OSError(errno.ESTALE, "Stale file handle")
 
     monkeypatch.setattr(checkpoint, "_move_files", fail)
-    with pytest.raises(UserError, match="Stale file handle") as ended:
+    with pytest.raises(UnavailableError, match="Stale file handle") as ended:
         run()
     assert ended.value.exit_code == 69
 
@@ -434,6 +435,6 @@ def test_runs_that_start_at_the_same_moment_get_folders_of_their_own(tiny_recipe
 def test_checkpoints_of_a_run_that_is_going_on_are_not_touched(run, tmp_path, monkeypatch):
     run()
     monkeypatch.setattr(run_folder, "_SECONDS_TO_END", 0.2)
-    with FileLock(tmp_path / "run/tracking.lock"), pytest.raises(UserError, match="is in use"):
+    with FileLock(tmp_path / "run/tracking.lock"), pytest.raises(InUseError, match="is in use"):
         run("--resume", str(tmp_path / "run/checkpoints/step-00000008"))
     assert names(tmp_path / "run/checkpoints") == ["step-00000008", "step-00000012"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from accelerate import PartialState
 
-from cmgems.errors import UserError
+from cmgems.errors import UnavailableError, UserError
 from cmgems.runtime.files import check_writable
 from cmgems.tracking.run import tracking_problem
 from cmgems.training.environment import check_same, preflight, report, versions
@@ -109,7 +109,7 @@ def test_a_database_server_that_is_away_without_a_driver_or_misspelt_cannot_be_r
 
 
 def test_a_new_run_needs_its_tracking_server_and_one_that_goes_on_does_not(tmp_path, capsys):
-    with pytest.raises(UserError, match="start the server, name another place"):
+    with pytest.raises(UnavailableError, match="start the server, name another place"):
         preflight(tmp_path / "run", CLOSED, needs_tracking=True)
     capsys.readouterr()
     preflight(tmp_path / "run", CLOSED, needs_tracking=False)
@@ -123,7 +123,7 @@ def test_a_new_run_needs_its_tracking_server_and_one_that_goes_on_does_not(tmp_p
 def test_passwords_are_not_shown(tmp_path, capsys):
     uri = CLOSED.replace("//", "//me:secret@")
     preflight(tmp_path / "run", uri, needs_tracking=False)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UnavailableError) as error:
         preflight(tmp_path / "run", uri, needs_tracking=True)
     shown = capsys.readouterr().out + str(error.value)
     assert "//me:***@127.0.0.1" in shown

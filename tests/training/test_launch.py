@@ -13,7 +13,8 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM
 
-from cmgems.errors import UserError, exit_on_user_error
+from cmgems.errors import UserError
+from cmgems.runtime.process import exit_on_error
 from cmgems.training.launch import check_devices, launcher_settings
 from tests.training.launching import DDP, REPOSITORY, ZERO2, check_golden_losses, config, history, the_run
 
@@ -139,7 +140,7 @@ def test_the_recipe_decides_on_the_precision(pretrain, tmp_path):
     launcher = (*ZERO2, "--deepspeed_config_file", str(tmp_path / "bf16.json"))
     finished = pretrain(launcher)
     check_golden_losses(finished)
-    assert "bf16 gives way to the recipe's fp32" in finished.stdout
+    assert "bf16 is overridden by the recipe's fp32" in finished.stderr
 
 
 OWN_DEFAULTS = """
@@ -170,7 +171,7 @@ def test_a_users_own_default_config_of_accelerate_does_not_change_the_training(p
     finished = pretrain(("--main_process_port", "0"), environment={"HF_HOME": str(tmp_path / "home")})
     check_golden_losses(finished)
     assert "deepspeed ZeRO-2, 2 process(es)" in finished.stdout
-    assert "gradient_accumulation_steps 4 gives way to the recipe's 2" in finished.stdout
+    assert "gradient_accumulation_steps 4 is overridden by the recipe's 2" in finished.stderr
 
 
 @slow
@@ -267,7 +268,7 @@ def test_bf16_on_a_gpu_without_it_and_processes_that_would_share_a_gpu_are_refus
 @pytest.mark.parametrize(("processes", "printed"), [("1", "said\nthe interpreter ends\n"), ("2", "said\n")])
 def test_one_of_several_processes_ends_at_once_with_all_it_has_said(processes, printed):
     """Threads of gloo that live on while the interpreter ends can crash it."""
-    program = "import atexit; from cmgems.errors import end_process; "
+    program = "import atexit; from cmgems.runtime.process import end_process; "
     program += "atexit.register(print, 'the interpreter ends'); print('said'); end_process(75)"
     environment = {**os.environ, "WORLD_SIZE": processes}
     ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
@@ -281,7 +282,7 @@ def test_a_mistake_is_told_by_the_first_process_that_finds_it_and_by_no_other(tm
         (tmp_path / rank).mkdir()
         monkeypatch.setenv("LOCAL_RANK", rank)
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / rank / "error.json"))
-        with pytest.raises(SystemExit), exit_on_user_error():
+        with pytest.raises(SystemExit), exit_on_error():
             raise UserError("a mistake")
         said.append(capsys.readouterr().err)
     assert said == ["error: a mistake\n", ""]
@@ -292,7 +293,7 @@ def test_without_torchs_launcher_the_first_process_tells_a_mistake(monkeypatch, 
     said = []
     for rank in ("1", "0"):
         monkeypatch.setenv("LOCAL_RANK", rank)
-        with pytest.raises(SystemExit), exit_on_user_error():
+        with pytest.raises(SystemExit), exit_on_error():
             raise UserError("a mistake")
         said.append(capsys.readouterr().err)
     assert said == ["", "error: a mistake\n"]

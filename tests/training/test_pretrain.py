@@ -13,11 +13,10 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from cmgems.config.command_line import load_config
 from cmgems.config.recipes import recipe_names
 from cmgems.data.tokenizer import CLS, SEP, encode
-from cmgems.errors import UserError
+from cmgems.errors import DivergedError, UserError
 from cmgems.model.bert import MaskedLanguageModel, build_model
 from cmgems.pretrain import pretrain
 from cmgems.training import trainer
-from cmgems.training.trainer import NonFiniteLossError
 from tests.training.golden import GOLDEN_LOSSES
 from tests.training.launching import forget_accelerator, logged, newest_run
 from tests.training.launching import history_of as history
@@ -169,7 +168,7 @@ def test_a_non_finite_loss_stops_the_run_and_names_step_and_windows(run, tmp_pat
         return nll * float("nan") if self.training and calls == 4 * 5 + 2 else nll  # step 6, second micro-step
 
     monkeypatch.setattr(MaskedLanguageModel, "forward", poisoned)
-    with pytest.raises(NonFiniteLossError, match=r"step 6; .* windows \[\d+(, \d+){6}\]"):
+    with pytest.raises(DivergedError, match=r"step 6; .* windows \[\d+(, \d+){6}\]"):
         run()
     assert newest_run().info.status == "FAILED"
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000004"]
@@ -255,7 +254,7 @@ def test_half_written_and_half_removed_folders_are_cleared_away(run, tmp_path):
 
 def test_a_validation_perplexity_that_is_not_finite_stops_the_run(run):
     nothing = json.dumps([{"name": "nothing", "masking": [{"strategy": "span", "centre_probability": 1e-9}]}])
-    with pytest.raises(NonFiniteLossError, match="under stage 'nothing' is nan after step 4"):
+    with pytest.raises(DivergedError, match="under stage 'nothing' is nan after step 4"):
         run("--curriculum.stages", nothing)
 
 
@@ -270,7 +269,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(run, monkeypatch):
     monkeypatch.setattr(
         MaskedLanguageModel, "forward", lambda self, *a, **n: (steep if self.training else forward)(self, *a, **n)
     )
-    with pytest.raises(NonFiniteLossError, match="the gradient is not finite at step 1"):
+    with pytest.raises(DivergedError, match="the gradient is not finite at step 1"):
         run()
 
 

@@ -109,14 +109,14 @@ def signal(job):
 
 @matrix
 def test_after_a_signal_the_job_goes_on_where_it_was(hit_on_its_way):
-    job, lost = hit_on_its_way(signal, "stopped by a signal: the job goes back into the queue")
+    job, lost = hit_on_its_way(signal, "stopped by a signal: the job returns to the queue")
     assert lost == 0
     assert re.search(r"stopped by a signal after step \d+;", job.node_log("node1"))
 
 
 @matrix
 def test_after_a_signal_a_job_of_an_array_goes_on_where_it_was(hit_on_its_way):
-    _, lost = hit_on_its_way(signal, "stopped by a signal: the job goes back into the queue", options=["--array=7"])
+    _, lost = hit_on_its_way(signal, "stopped by a signal: the job returns to the queue", options=["--array=7"])
     assert lost == 0
 
 
@@ -136,7 +136,7 @@ def test_a_job_that_a_more_urgent_one_displaces_goes_on_after_it(hit_on_its_way)
             "sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 3"
         )
 
-    _, lost = hit_on_its_way(displace, "stopped by a signal: the job goes back into the queue")
+    _, lost = hit_on_its_way(displace, "stopped by a signal: the job returns to the queue")
     assert lost == 0
 
 
@@ -166,13 +166,13 @@ def test_a_job_goes_on_after_a_crash_of_a_node(hit_on_its_way, slurm):
 def test_slurm_sends_the_signal_ahead_of_the_time_limit_and_a_file_stops_the_job(submit):
     # SLURM looks twice a minute which jobs are to be signalled, and rounds in favour of early.
     job = submit("--training.steps", "100000", options=("--time=3", "--signal=B:USR1@60"))
-    job.wait_for_log("stopped by a signal: the job goes back into the queue", seconds=180)
+    job.wait_for_log("stopped by a signal: the job returns to the queue", seconds=180)
     job.wait_for_log("restart 1: on node[1-2]")
     stopped = job.steps_done()
     job.wait_for_step(stopped + 20)
     (job.folder / "stop").touch()
     assert job.end()["Restarts"] == "1"
-    assert f"remove {job.folder}/stop and submit with OUTPUT={job.folder} to go on" in job.log.read_text()
+    assert f"remove {job.folder}/stop and submit with OUTPUT={job.folder} to continue" in job.log.read_text()
     assert the_run().info.status == "KILLED"
 
 
