@@ -32,8 +32,9 @@ from benchmarks.masking_statistics import table, write_between_markers
 from benchmarks.measure import REPOSITORY, machine
 from benchmarks.runs import SCRIPT
 from cmgems.config.command_line import load_config
-from cmgems.config.schema import PrepareConfig, PretrainConfig
+from cmgems.config.schema import PretrainConfig
 from cmgems.data.corpus import load_corpus, prepare_corpus
+from cmgems.data.settings import PrepareConfig
 from cmgems.errors import UserError
 from cmgems.runtime.logging import configure_logging
 from cmgems.runtime.process import exit_on_error

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
-from cmgems.config.schema import CorruptionConfig, MaskingConfig
 from cmgems.data.genomes import read_runs
 from cmgems.data.tokenizer import count_kmers, encode_batch
+from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.masker import STATISTICS, MaskedBatch, Masker
 from cmgems.masking.npmi import human_counts, npmi_from_counts
 from cmgems.masking.strategies import STRATEGIES
@@ -82,7 +82,7 @@ def sample_windows(bases: list[str], tokens: int, k: int, number: int) -> torch.
 
 def mask(masker: Masker, ids: torch.Tensor, name: str, rate: float) -> Iterable[MaskedBatch]:
     """The windows in masked batches."""
-    setting = [MaskingConfig.model_validate({"strategy": name, "rate": rate})]
+    setting = [STRATEGIES[name].model_validate({"rate": rate})]
     for sample_id in torch.split(torch.arange(len(ids)), BATCH):
         yield masker(ids[sample_id], torch.zeros_like(sample_id), sample_id, setting)
 

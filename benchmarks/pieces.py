@@ -10,12 +10,12 @@ import torch
 from benchmarks.measure import cost, repeated
 from benchmarks.peers import genemask_loop, separated
 from benchmarks.training import K, write_genome
-from cmgems.config.schema import CorruptionConfig, MaskingConfig
 from cmgems.data.tokenizer import build_tokenizer, count_kmers, encode_batch, vocabulary
+from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.counters import Counters
 from cmgems.masking.masker import FIRST_KMER, Masker
 from cmgems.masking.npmi import human_counts, npmi_from_counts
-from cmgems.masking.strategies import STRATEGIES
+from cmgems.masking.strategies import GeneMask, GlobalPmi
 
 ROWS, TOKENS = 32, 510
 CENTRE_PROBABILITY = 0.0176
@@ -54,8 +54,8 @@ def masking() -> dict[str, Callable[[], float]]:
     npmi = dict(zip(vocabulary(K), table.by_token_id("cpu").tolist(), strict=True))
 
     settings = {
-        "genemask": MaskingConfig(strategy="genemask", centre_probability=CENTRE_PROBABILITY),
-        "global_pmi": MaskingConfig(strategy="global_pmi", rate=0.15),
+        "genemask": GeneMask(centre_probability=CENTRE_PROBABILITY),
+        "global_pmi": GlobalPmi(rate=0.15),
     }
 
     def ours(strategy: str) -> Callable[[], object]:
@@ -63,7 +63,7 @@ def masking() -> dict[str, Callable[[], float]]:
 
     def choice(strategy: str) -> Callable[[], object]:
         valid, random = ids >= FIRST_KMER, Counters(0, epoch, sample_id)
-        return lambda: STRATEGIES[strategy](ids, valid, masker.npmi, settings[strategy], random)
+        return lambda: settings[strategy].select(ids, valid, masker.npmi, random)
 
     return {
         "genemask": repeated(ours("genemask"), ROWS * TOKENS),

@@ -11,16 +11,17 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict
 from tqdm import tqdm
 
-from cmgems.config.base import Settings
 from cmgems.config.command_line import COMMAND, run_command
-from cmgems.config.schema import NpmiConfig, PrepareConfig, PretrainConfig
+from cmgems.config.schema import NpmiConfig, PretrainConfig
 from cmgems.data.corpus import Corpus, load_corpus, prepare_corpus
+from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import count_kmers
 from cmgems.downstream.settings import BenchmarkConfig
 from cmgems.errors import CmgemsError, UserError
 from cmgems.masking.npmi import Counts, human_counts, npmi_from_counts, read_counts, write_npmi
 from cmgems.runtime.logging import configure_logging
 from cmgems.runtime.process import exit_on_error
+from cmgems.settings import Settings
 
 TOP_SHOWN = 5
 WINDOWS_AT_ONCE = 2000

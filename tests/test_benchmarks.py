@@ -10,12 +10,14 @@ from benchmarks.measure import Rates
 from benchmarks.peers import genemask_loop
 from benchmarks.pieces import CENTRE_PROBABILITY, TOKENS, K, random_windows
 from benchmarks.runs import batches_before
-from cmgems.config.schema import CorruptionConfig, MaskingConfig, PrepareConfig
 from cmgems.data.corpus import load_corpus, prepare_corpus
 from cmgems.data.loader import TrainingRows, Windows
+from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import build_tokenizer, encode_batch, vocabulary
+from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.masker import Masker
 from cmgems.masking.npmi import human_counts, npmi_from_counts
+from cmgems.masking.strategies import GeneMask
 
 
 def test_a_benchmark_prints_its_row_and_writes_all_rounds(tmp_path, capsys):
@@ -59,7 +61,7 @@ def test_p2_masks_about_as_much_as_genemask():
     torch.manual_seed(0)
     inputs, masked = genemask_loop(ids, build_tokenizer(K, TOKENS + 2), npmi, CENTRE_PROBABILITY, K)
     masker = Masker(table, CorruptionConfig(), seed=0)
-    setting = MaskingConfig(strategy="genemask", rate=0.15)
+    setting = GeneMask(rate=0.15)
     ours = masker(ids, torch.zeros(200, dtype=torch.int64), torch.arange(200), [setting])
     assert share(masked) == pytest.approx(share(ours.masked), rel=0.05)
     assert share((inputs != ids)[masked]) == pytest.approx(share((ours.input_ids != ids)[ours.masked]), rel=0.02)

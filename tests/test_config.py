@@ -7,9 +7,10 @@ import yaml
 
 from cmgems.config.command_line import load_config
 from cmgems.config.recipes import RECIPES, recipe_names
-from cmgems.config.schema import MaskingConfig, PretrainConfig, flatten
-from cmgems.config.triggers import AtStep, Never, PerplexityDrop, RunShare
+from cmgems.config.schema import PretrainConfig, flatten
+from cmgems.curriculum.triggers import AtStep, Never, PerplexityDrop, RunShare
 from cmgems.errors import UserError
+from cmgems.masking.strategies import STRATEGIES
 
 CORPUS = ["--corpus.path", "data/anywhere"]
 PUBLISHED = [name for name in recipe_names() if name != "demo"]
@@ -168,7 +169,7 @@ def test_help_shows_every_setting(capsys):
         load_config(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    in_stages = [f"curriculum.stages.N.masking.M.{name}" for name in MaskingConfig.model_fields]
+    in_stages = [f"curriculum.stages.N.masking.M.{name}" for each in STRATEGIES.values() for name in each.model_fields]
     for trigger in (PerplexityDrop, RunShare, AtStep, Never):
         in_stages += [f"curriculum.stages.N.until.{name}" for name in trigger.model_fields]
     for name in [*all_settings(PretrainConfig), *in_stages]:
@@ -214,7 +215,7 @@ def test_recipes_of_a_curriculum_differ_in_model_and_mask_rate_only(curriculum, 
         found = load_config(["--config", f"{model}-{curriculum}-{rate}", *CORPUS]).model_dump(mode="json")
         for stage in found["curriculum"]["stages"]:
             for masking in stage["masking"]:
-                amount = (masking.pop("rate"), masking.pop("centre_probability"))
+                amount = (masking.pop("rate"), masking.pop("centre_probability", None))
                 assert amount in {15: [(0.15, None), (None, 0.0176), (None, 0.025)], 30: [(0.3, None)]}[rate]
         return found["curriculum"]
 

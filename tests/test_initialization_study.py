@@ -17,7 +17,7 @@ from benchmarks.initialization import (
     steps_table,
 )
 from cmgems.config.command_line import load_config
-from cmgems.config.schema import PrepareConfig
+from cmgems.data.settings import PrepareConfig
 
 HALF, TENTH, VISIBLE, BITS, CHAIN = ENDPOINTS
 

@@ -16,9 +16,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from cmgems.cli import main
 from cmgems.config.recipes import RECIPES
-from cmgems.config.schema import MaskingConfig, ModelConfig, StageConfig
+from cmgems.config.schema import ModelConfig
+from cmgems.curriculum.settings import StageConfig
 from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
+from cmgems.masking.strategies import STRATEGIES
 from cmgems.model.bert import bert_config, build_model
 from cmgems.planning.activations import activations
 from cmgems.planning.gpus import find_gpu, gpu_kinds
@@ -345,7 +347,7 @@ def test_gpus_without_windows_change_neither_the_width_nor_the_time():
 
 
 def stage(*masking):
-    return StageConfig(name="x", masking=[MaskingConfig(**setting) for setting in masking])
+    return StageConfig(name="x", masking=[STRATEGIES[one["strategy"]](**one) for one in masking])
 
 
 def test_the_mask_rate_is_that_of_the_stage_that_masks_most():

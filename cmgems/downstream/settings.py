@@ -5,9 +5,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cmgems.config.base import Settings
 from cmgems.config.schema import TRACKING_URI
 from cmgems.downstream.protocols import FINE_TUNING, POOLED, POOLED_TUNED, PROBE, TUNED, Pooling, Protocol
+from cmgems.settings import Settings
 
 
 class ScoringConfig(Settings):

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from cmgems.config.base import OpenShare, Settings, Share
 from cmgems.config.command_line import describe_validation_error
 from cmgems.config.recipes import read_mapping
 from cmgems.downstream.protocols import PROTOCOLS, Pooling, Protocol
 from cmgems.errors import UserError
+from cmgems.settings import OpenShare, Settings, Share
 
 SUITES = Path(__file__).parent / "suites"
 

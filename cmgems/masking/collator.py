@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 
-from cmgems.config.schema import CorruptionConfig, MaskingConfig
 from cmgems.data.tokenizer import PAD, vocabulary_size
 from cmgems.errors import UserError
+from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.masker import Masker
 from cmgems.masking.npmi import NpmiTable
+from cmgems.masking.strategies import MaskingStrategy
 
 IGNORED = -100
 """Label of the tokens that are not predicted, which cross entropy leaves out."""
@@ -41,12 +42,12 @@ class MaskingCollator:
     Examples
     --------
     >>> import numpy as np
-    >>> from cmgems.config.schema import MaskingConfig
+    >>> from cmgems.masking.strategies import Span
     >>> from cmgems.data.tokenizer import count_kmers, encode_batch
     >>> from cmgems.masking.npmi import npmi_from_counts
     >>> sequences = ["ACGTTGCAACGGT" * 3, "TTGACCAGT" * 3]
     >>> table = npmi_from_counts(count_kmers(sequences, k=3), k=3)
-    >>> collate = MaskingCollator(table, [MaskingConfig(strategy="span", rate=0.3)])
+    >>> collate = MaskingCollator(table, [Span(rate=0.3)])
     >>> rows = [{"input_ids": encode_batch([s], k=3)[0], "sample_id": i} for i, s in enumerate(sequences)]
     >>> batch = collate(rows)
     >>> {name: tuple(values.shape) for name, values in batch.items()}
@@ -56,7 +57,7 @@ class MaskingCollator:
     def __init__(
         self,
         npmi: NpmiTable,
-        masking: Sequence[MaskingConfig],
+        masking: Sequence[MaskingStrategy],
         corruption: CorruptionConfig | None = None,
         seed: int = 42,
         pad_to_multiple_of: int = 8,

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cmgems.config.schema import CorruptionConfig, MaskingConfig
 from cmgems.data.tokenizer import MASK, PAD, SPECIAL_TOKENS
+from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.counters import Counters, Stream, threshold
 from cmgems.masking.npmi import NpmiTable
-from cmgems.masking.strategies import STRATEGIES, places, spread
+from cmgems.masking.strategies import MaskingStrategy
+from cmgems.masking.tokens import places, spread
 
 FIRST_KMER = len(SPECIAL_TOKENS)
 """Smallest token id of a k-mer."""
@@ -54,7 +55,9 @@ class Masker:
         self.in_top_tenth = torch.zeros_like(self.npmi, dtype=torch.bool)
         self.in_top_tenth[best] = True
 
-    def __call__(self, ids: Tensor, epoch: Tensor, sample_id: Tensor, masking: Sequence[MaskingConfig]) -> MaskedBatch:
+    def __call__(
+        self, ids: Tensor, epoch: Tensor, sample_id: Tensor, masking: Sequence[MaskingStrategy]
+    ) -> MaskedBatch:
         """Mask a batch.
 
         Parameters
@@ -83,17 +86,17 @@ class Masker:
         top_tenth = batch.masked & self.in_top_tenth[batch.labels]
         return torch.stack([x.sum() for x in (batch.masked, valid, nucleotides & ~seen, nucleotides, top_tenth)])
 
-    def _choose(self, ids: Tensor, masking: Sequence[MaskingConfig], random: Counters) -> Tensor:
+    def _choose(self, ids: Tensor, masking: Sequence[MaskingStrategy], random: Counters) -> Tensor:
         """The tokens to predict, bool [B, T]: each row by one strategy of the mix."""
         valid = ids >= FIRST_KMER
         if len(masking) == 1:
-            return STRATEGIES[masking[0].strategy](ids, valid, self.npmi, masking[0], random)
+            return masking[0].select(ids, valid, self.npmi, random)
 
         masked = torch.zeros_like(valid)
         draw = random.bits(Stream.MIXTURE, 1)
         for setting, low, high in _intervals(masking):
             rows = (draw >= low) & (draw < high)
-            masked |= rows & STRATEGIES[setting.strategy](ids, valid, self.npmi, setting, random)
+            masked |= rows & setting.select(ids, valid, self.npmi, random)
         return masked
 
     def _corrupt(self, ids: Tensor, place: Tensor, random: Counters) -> Tensor:
@@ -116,7 +119,7 @@ def nucleotides_of(tokens: Tensor, k: int) -> Tensor:
     return spread(pad(tokens, (0, k - 1)), 0, k - 1)
 
 
-def _intervals(masking: Sequence[MaskingConfig]) -> Iterator[tuple[MaskingConfig, int, int]]:
+def _intervals(masking: Sequence[MaskingStrategy]) -> Iterator[tuple[MaskingStrategy, int, int]]:
     """Each setting with its share of the 2^32 random words, from the first to before the second number."""
     total = sum(setting.weight for setting in masking)
     low, weight = 0, 0.0

@@ -15,7 +15,7 @@ from transformers.utils import cached_file
 from cmgems.config.schema import ModelConfig, OptimizerConfig
 from cmgems.data.tokenizer import PAD, vocabulary_size
 from cmgems.errors import UserError
-from cmgems.masking.strategies import places
+from cmgems.masking.tokens import places
 from cmgems.model.bases import base_probabilities
 from cmgems.model.dropout import use_dropout
 from cmgems.model.initialization import initialize

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import yaml
 
-from cmgems.config.base import Settings
 from cmgems.errors import UserError
+from cmgems.settings import Settings
 
 GPUS = Path(__file__).parent / "gpus.yaml"
 

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cmgems.config.schema import CorpusConfig, MaskingConfig, ModelConfig, PrepareConfig, StageConfig
+from cmgems.config.schema import CorpusConfig, ModelConfig
+from cmgems.curriculum.settings import StageConfig
 from cmgems.data.corpus import load_corpus
 from cmgems.data.loader import SPECIAL_TOKENS_PER_WINDOW
 from cmgems.data.order import BatchPlan
+from cmgems.data.settings import PrepareConfig
 from cmgems.errors import UserError
-from cmgems.masking.centre_probability import genemask_masked_share, span_masked_share
+from cmgems.masking.strategies import MaskingStrategy
 
 _MULTIPLE = 8  # cmgems.data.tokenizer.encode_batch pads to multiples of it
 
@@ -91,15 +93,7 @@ def mask_rate(stages: Sequence[StageConfig], windows: Windows) -> float:
     return max(_mean_rate(stage.masking, windows) for stage in stages)
 
 
-def _mean_rate(masking: Sequence[MaskingConfig], windows: Windows) -> float:
+def _mean_rate(masking: Sequence[MaskingStrategy], windows: Windows) -> float:
     total = sum(setting.weight for setting in masking)
-    return sum(setting.weight * _rate(setting, windows) for setting in masking) / total
-
-
-def _rate(setting: MaskingConfig, windows: Windows) -> float:
-    if setting.rate is not None:
-        return setting.rate
-    assert setting.centre_probability is not None  # one of both is there
-    if setting.strategy == "span":
-        return span_masked_share(setting.centre_probability, tuple(setting.lengths or [windows.k]))
-    return genemask_masked_share(setting.centre_probability, windows.k, round(windows.mean))
+    shares = (setting.weight * setting.masked_share(windows.k, round(windows.mean)) for setting in masking)
+    return sum(shares) / total

@@ -16,7 +16,7 @@ from cmgems.data.loader import Windows
 from cmgems.data.markov import FLANKS, MarkovChains, fit_chains, score_hidden_bases, summarize_baselines
 from cmgems.masking.masker import MaskedBatch
 from cmgems.model.bases import bases_of_batch
-from cmgems.training.validation import Masking, Validation, perplexity
+from cmgems.training.validation import Mixture, Validation, perplexity
 
 COUNTED_BASES = 64_000_000
 """Nucleotides of the training split that the Markov chains are fitted to, about."""
@@ -33,7 +33,7 @@ def fit_baselines(training: Windows) -> MarkovChains:
 
 
 def score_baselines(
-    validation: Validation, chains: MarkovChains, maskings: Mapping[str, Masking]
+    validation: Validation, chains: MarkovChains, maskings: Mapping[str, Mixture]
 ) -> dict[str, dict[str, Any]]:
     """For each masking what the base `composition` and the best Markov `chain` score, as JSON values; collective.
 

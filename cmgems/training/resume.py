@@ -115,7 +115,7 @@ def _read(checkpoint: Path, identity: dict[str, Any], allowed: list[str]) -> tup
     """
     state = read_state(checkpoint)
     then = state.identity
-    keys = [key for key in {**then, **identity} if then.get(key) != identity.get(key)]
+    keys = [key for key in {**then, **identity} if _differs(key, then, identity)]
     differences = {key: f"{key}: {then.get(key)} then, {identity.get(key)} now" for key in keys}
     refused = [key for key in keys if key in _FIXED or not _is_allowed(key, allowed)]
     if refused:
@@ -123,6 +123,13 @@ def _read(checkpoint: Path, identity: dict[str, Any], allowed: list[str]) -> tup
         reasons = "\n  ".join(differences[key] for key in refused)
         raise UserError(f"{checkpoint} cannot be resumed by this run:\n  {reasons}{remedy}")
     return state, list(differences.values())
+
+
+def _differs(key: str, then: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether a setting has changed; one that a release added or removed has not, as long as it is off."""
+    if key in then and key in now:
+        return bool(then[key] != now[key])
+    return bool(then.get(key) or now.get(key))
 
 
 def _is_allowed(key: str, allowed: list[str]) -> bool:

@@ -8,16 +8,17 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from cmgems.config.schema import EvaluationConfig, MaskingConfig
+from cmgems.config.schema import EvaluationConfig
 from cmgems.data.loader import MicroBatch, ValidationRows, Windows, make_loader
 from cmgems.data.order import BatchPlan
 from cmgems.data.tokenizer import MASK, SPECIAL_TOKENS
 from cmgems.masking.masker import MaskedBatch, Masker
 from cmgems.masking.npmi import Counts
+from cmgems.masking.strategies import GeneMask, GlobalPmi, MaskingStrategy, Span
 from cmgems.model.bases import bases_of_batch, hidden_base_probabilities
 from cmgems.model.bert import MaskedLanguageModel
 
-Masking = Sequence[MaskingConfig]
+Mixture = Sequence[MaskingStrategy]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,9 @@ def unigram_perplexity(counts: Counts) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def fixed_maskings(rate: float) -> dict[str, list[MaskingConfig]]:
+def fixed_maskings(rate: float) -> dict[str, list[MaskingStrategy]]:
     """The maskings that every run is scored under, so that runs of different curricula can be compared."""
-    return {name: [MaskingConfig(strategy=name, rate=rate)] for name in ("span", "genemask", "global_pmi")}
+    return {"span": [Span(rate=rate)], "genemask": [GeneMask(rate=rate)], "global_pmi": [GlobalPmi(rate=rate)]}
 
 
 class Validation:
@@ -74,7 +75,7 @@ class Validation:
 
     @torch.no_grad()
     def score(
-        self, model: MaskedLanguageModel, maskings: Mapping[str, Masking], bases: Collection[str]
+        self, model: MaskedLanguageModel, maskings: Mapping[str, Mixture], bases: Collection[str]
     ) -> dict[str, Score]:
         """Score of the model under each masking, and of its hidden bases under those that `bases` names; collective.
 

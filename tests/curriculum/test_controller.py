@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cmgems.config.schema import CurriculumConfig
 from cmgems.curriculum.controller import Controller, Switch
+from cmgems.curriculum.settings import CurriculumConfig
 
 SPAN = [{"strategy": "span", "rate": 0.15}]
 

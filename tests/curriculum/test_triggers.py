@@ -2,7 +2,7 @@
 
 import pytest
 
-from cmgems.config.triggers import AtStep, Never, PerplexityDrop, RunShare, StageProgress
+from cmgems.curriculum.triggers import AtStep, Never, PerplexityDrop, RunShare, StageProgress
 
 
 def over(trigger, step=1000, stage_start=0, perplexities=(), unigram=3000.0):

@@ -18,10 +18,10 @@ import datasets
 import numpy as np
 import pytest
 
-from cmgems.config.schema import PrepareConfig
 from cmgems.data import corpus as corpus_module
 from cmgems.data import genomes
 from cmgems.data.corpus import load_corpus, prepare_corpus
+from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import vocabulary
 from cmgems.errors import UserError
 
@@ -423,7 +423,7 @@ def test_yeast(tmp_path):
 PREPARE_AND_PRINT_PEAK = r"""
 import re, sys
 from pathlib import Path
-from cmgems.config.schema import PrepareConfig
+from cmgems.data.settings import PrepareConfig
 from cmgems.data.corpus import prepare_corpus
 prepare_corpus(PrepareConfig(inputs=[sys.argv[1]]), Path(sys.argv[2]), progress=False)
 # Not ru_maxrss: a child process inherits its parent's.

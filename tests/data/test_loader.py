@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from cmgems.config.schema import CorruptionConfig, MaskingConfig
 from cmgems.data.loader import TrainingRows, ValidationRows, Windows, make_loader
 from cmgems.data.order import BatchPlan
 from cmgems.data.tokenizer import CLS, PAD, SEP, encode
+from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.masker import Masker
 from cmgems.masking.npmi import npmi_from_counts
+from cmgems.masking.strategies import GeneMask, GlobalPmi
 
-MIX = [MaskingConfig(strategy="genemask", rate=0.15), MaskingConfig(strategy="global_pmi", rate=0.15)]
+MIX = [GeneMask(rate=0.15), GlobalPmi(rate=0.15)]
 STEPS, BATCH, SEED = 3, 25, 11
 
 

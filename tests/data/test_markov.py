@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from cmgems.config.schema import CorruptionConfig
 from cmgems.data.genomes import read_bases
 from cmgems.data.markov import MarkovChains, fit_chains, score_hidden_bases, summarize_baselines
 from cmgems.data.tokenizer import BASES, NO_BASE, encode_batch
+from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.masker import FIRST_KMER, Masker
 from cmgems.masking.npmi import human_counts, npmi_from_counts
 from cmgems.training.validation import fixed_maskings

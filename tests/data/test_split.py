@@ -2,8 +2,8 @@
 
 import pytest
 
-from cmgems.config.schema import PrepareConfig
 from cmgems.data.genomes import Piece
+from cmgems.data.settings import PrepareConfig
 from cmgems.data.split import SPLITS, Chromosome, assign, measure, validation_starts
 from cmgems.errors import UserError
 

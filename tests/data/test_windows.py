@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cmgems.config.schema import PrepareConfig
 from cmgems.data.genomes import Piece, read_bases, read_runs
+from cmgems.data.settings import PrepareConfig
 from cmgems.data.windows import cut, cut_chromosome, window_lengths
 
 

@@ -11,16 +11,17 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from cmgems.config.schema import CorruptionConfig, MaskingConfig
 from cmgems.data.tokenizer import PAD, SPECIAL_TOKENS, count_kmers, encode_batch
 from cmgems.errors import UserError
 from cmgems.masking.collator import IGNORED, MaskingCollator
+from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.masker import Masker
 from cmgems.masking.npmi import npmi_from_counts
+from cmgems.masking.strategies import GeneMask
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/mask-in-your-own-trainer.md"
 K = 4
-MASKING = [MaskingConfig(strategy="genemask", rate=0.15)]
+MASKING = [GeneMask(rate=0.15)]
 
 
 @pytest.fixture(scope="module")

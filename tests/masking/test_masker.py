@@ -5,20 +5,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cmgems.config.schema import CorruptionConfig, MaskingConfig
 from cmgems.data.tokenizer import CLS, MASK, PAD, SEP, encode_batch
+from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.counters import Counters, Stream
 from cmgems.masking.masker import STATISTICS, MaskedBatch, Masker
 from cmgems.masking.npmi import NpmiTable
+from cmgems.masking.strategies import GeneMask, GlobalPmi, MaskingStrategy, Span
 from tests.masking import reference
 from tests.support.waits import Waits
 
-SPAN = MaskingConfig(strategy="span", rate=0.15)
-GENEMASK = MaskingConfig(strategy="genemask", rate=0.15)
-GLOBAL = MaskingConfig(strategy="global_pmi", rate=0.15)
+SPAN = Span(rate=0.15)
+GENEMASK = GeneMask(rate=0.15)
+GLOBAL = GlobalPmi(rate=0.15)
 CM_STEP = [
-    MaskingConfig(strategy="genemask", rate=0.15, weight=2),
-    MaskingConfig(strategy="global_pmi", rate=0.15, weight=1),
+    GeneMask(rate=0.15, weight=2),
+    GlobalPmi(rate=0.15, weight=1),
 ]
 
 
@@ -26,7 +27,9 @@ def masker(table: NpmiTable, seed: int = 42, **corruption) -> Masker:
     return Masker(table, CorruptionConfig(**corruption), seed)
 
 
-def apply(masker: Masker, ids: Tensor, masking: list[MaskingConfig], epoch: int = 0, first_id: int = 0) -> MaskedBatch:
+def apply(
+    masker: Masker, ids: Tensor, masking: list[MaskingStrategy], epoch: int = 0, first_id: int = 0
+) -> MaskedBatch:
     return masker(ids, torch.full((len(ids),), epoch), torch.arange(first_id, first_id + len(ids)), masking)
 
 
@@ -53,7 +56,7 @@ class TestMasking:
 
     @pytest.mark.parametrize("masking", [[SPAN], [GENEMASK], [GLOBAL], CM_STEP])
     def test_a_row_does_not_depend_on_its_batch(
-        self, mixed_windows: Callable[[int], Tensor], human_table: NpmiTable, masking: list[MaskingConfig]
+        self, mixed_windows: Callable[[int], Tensor], human_table: NpmiTable, masking: list[MaskingStrategy]
     ) -> None:
         ids, mask = mixed_windows(6), masker(human_table)
         together = apply(mask, ids, masking)
@@ -80,7 +83,7 @@ class TestMasking:
 
     @pytest.mark.parametrize(("masking", "lookups"), [([SPAN], 1), ([GENEMASK], 2), ([GLOBAL], 1), (CM_STEP, 2)])
     def test_the_device_is_waited_for_once_or_twice_a_batch(
-        self, full_windows: Tensor, human_table: NpmiTable, masking: list[MaskingConfig], lookups: int
+        self, full_windows: Tensor, human_table: NpmiTable, masking: list[MaskingStrategy], lookups: int
     ) -> None:
         mask = masker(human_table, unit="run")
         with Waits() as waits:
@@ -97,7 +100,7 @@ class TestMasking:
             batch = apply(masker(human_table), empty, masking, first_id=-1)
             assert not batch.masked.any()
             assert torch.equal(batch.input_ids, empty)
-        rarely = MaskingConfig(strategy="genemask", centre_probability=1e-9)
+        rarely = GeneMask(centre_probability=1e-9)
         ids = torch.from_numpy(encode_batch(["ACGTACGTACGT"], 6))
         assert not apply(masker(human_table), ids, [rarely]).masked.any()
 
@@ -114,7 +117,7 @@ class TestMixture:
         assert by_genemask.double().mean() == pytest.approx(2 / 3, abs=0.04)
 
     def test_every_row_gets_a_strategy_whatever_the_weights(self, full_windows: Tensor, human_table: NpmiTable) -> None:
-        thirds = [MaskingConfig(strategy="global_pmi", rate=rate, weight=0.1) for rate in (0.1, 0.2, 0.3)]
+        thirds = [GlobalPmi(rate=rate, weight=0.1) for rate in (0.1, 0.2, 0.3)]
         masked = apply(masker(human_table), full_windows[:200], thirds).masked
         assert set((masked.double().mean(dim=1) * 10).round().tolist()) == {1.0, 2.0, 3.0}
 
@@ -152,9 +155,7 @@ class TestCorruption:
         self, k: int, chromosome_3: str, table_of: Callable[[int], NpmiTable]
     ) -> None:
         ids = torch.from_numpy(encode_batch([chromosome_3[i : i + 500] for i in range(0, 400_000, 500)], k))
-        batch = apply(
-            masker(table_of(k), mask_share=0, random_share=1), ids, [MaskingConfig(strategy="span", rate=0.9)]
-        )
+        batch = apply(masker(table_of(k), mask_share=0, random_share=1), ids, [Span(rate=0.9)])
         drawn = batch.input_ids[batch.masked] - 5
         assert drawn.min() == 0
         assert drawn.max() == 4**k - 1
@@ -197,8 +198,8 @@ class TestCorruption:
 
         monkeypatch.setattr(Counters, "bits", spy)
         monkeypatch.setattr(Counters, "bits_at", spy_at)
-        everything = MaskingConfig(strategy="span", rate=0.15, lengths=[6, 8])
-        noisy = MaskingConfig(strategy="global_pmi", rate=0.15, temperature=0.1)
+        everything = Span(rate=0.15, lengths=[6, 8])
+        noisy = GlobalPmi(rate=0.15, temperature=0.1)
         apply(masker(human_table), full_windows[:4], [everything, noisy])
         assert sorted(used) == sorted(Stream)
 
@@ -206,7 +207,7 @@ class TestCorruption:
 class TestStatistics:
     @pytest.mark.parametrize("masking", [[SPAN], [GENEMASK], [GLOBAL]])
     def test_equal_counting_by_hand(
-        self, mixed_windows: Callable[[int], Tensor], human_table: NpmiTable, masking: list[MaskingConfig]
+        self, mixed_windows: Callable[[int], Tensor], human_table: NpmiTable, masking: list[MaskingStrategy]
     ) -> None:
         ids, mask = mixed_windows(6), masker(human_table)
         batch = apply(mask, ids, masking)

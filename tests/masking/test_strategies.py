@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmgems.config.schema import MaskingConfig
 from cmgems.data.tokenizer import SPECIAL_TOKENS, encode_batch, vocabulary
 from cmgems.masking.centre_probability import (
     LONGEST_SOLVED,
@@ -29,8 +28,8 @@ def random_of(ids: Tensor, seed: int = 42) -> Counters:
 
 
 def select(ids: Tensor, npmi: Tensor, random: Counters | None = None, **setting) -> Tensor:
-    chosen = MaskingConfig(**setting)
-    return STRATEGIES[chosen.strategy](ids, ids >= 5, npmi, chosen, random or random_of(ids))
+    chosen = STRATEGIES[setting["strategy"]](**setting)
+    return chosen.select(ids, ids >= 5, npmi, random or random_of(ids))
 
 
 def scores(ids: Tensor, npmi: Tensor) -> list[reference.Score]:

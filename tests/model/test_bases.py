@@ -8,10 +8,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from cmgems.config.schema import CorruptionConfig, EvaluationConfig, ModelConfig, PrepareConfig
+from cmgems.config.schema import EvaluationConfig, ModelConfig
 from cmgems.data.corpus import load_corpus, prepare_corpus
 from cmgems.data.loader import Windows
+from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import MASK, encode_batch, vocabulary
+from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.masker import Masker
 from cmgems.masking.npmi import npmi_from_counts
 from cmgems.model.bases import base_probabilities as token_base_probabilities

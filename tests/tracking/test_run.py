@@ -16,8 +16,8 @@ import pytest
 
 from cmgems.cli import main
 from cmgems.config.command_line import load_config
-from cmgems.config.schema import PrepareConfig
 from cmgems.data.corpus import load_corpus, prepare_corpus
+from cmgems.data.settings import PrepareConfig
 from cmgems.errors import CmgemsError, Interrupted, InUseError, UnavailableError, UserError
 from cmgems.tracking import run as tracking
 from cmgems.tracking.journal import Journal

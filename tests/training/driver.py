@@ -91,8 +91,8 @@ def record_steps():
         file.write(json.dumps({**line, "strategies": sorted(line["strategies"])}) + "\n")
         file.flush()
 
-    for name, select in strategies.STRATEGIES.items():
-        strategies.STRATEGIES[name] = announced(select, functools.partial(note_strategy, name))
+    for name, strategy in strategies.STRATEGIES.items():
+        wrap(strategy, "select", before=lambda *_, name=name: note_strategy(name))
     wrap(Masker, "__call__", after=note_rows)
     wrap(LogWindow, "add", before=note_loss)
     wrap(Trainer, "_train_step", before=begin, after=end)
@@ -104,16 +104,6 @@ def record_timeouts(*_):
     backends = [group._get_backend(torch.device("cpu")) for group in groups]
     seconds = [backend.options._timeout.total_seconds() for backend in backends]
     (TRACE / f"rank-{RANK}.timeouts").write_text(json.dumps(seconds))
-
-
-def announced(function, announce):
-    """The function, which calls `announce` whenever it runs."""
-
-    def announcing(*arguments):
-        announce()
-        return function(*arguments)
-
-    return announcing
 
 
 def digests(masked):

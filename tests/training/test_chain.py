@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import yaml
 
-from cmgems.config.schema import PrepareConfig
 from cmgems.data.corpus import load_corpus, prepare_corpus
+from cmgems.data.settings import PrepareConfig
 
 pytestmark = pytest.mark.matrix
 

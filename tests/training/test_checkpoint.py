@@ -24,8 +24,8 @@ from cmgems.masking.npmi import npmi_from_counts, write_npmi
 from cmgems.runtime import signals
 from cmgems.runtime.files import atomic_folder
 from cmgems.runtime.process import exit_on_error
-from cmgems.training import checkpoint, environment, run_folder, staging
-from cmgems.training.checkpoint import checkpoints, find_corruption
+from cmgems.training import checkpoint, environment, resume, run_folder, staging
+from cmgems.training.checkpoint import checkpoints, find_corruption, read_state
 from cmgems.training.staging import StagingFolder
 from cmgems.training.trainer import Trainer
 from tests.support.machine import require
@@ -105,6 +105,22 @@ def test_a_run_goes_on_with_changes_that_are_allowed(run, tmp_path, allowed):
     assert longer.info.run_id == first.info.run_id
     assert longer.data.tags["resumed.12"] == "training.steps: 12 then, 16 now"
     assert max(history_of(longer, "train/loss")) == 16
+
+
+@pytest.mark.parametrize(("value", "is_change"), [(0, False), (None, False), (0.5, True)])
+def test_a_setting_that_a_release_has_removed_is_a_change_only_if_it_was_on(run, monkeypatch, value, is_change):
+    def written_by_an_older_release(checkpoint):
+        state = read_state(checkpoint)
+        state.identity["model.removed"] = value
+        return state
+
+    run()
+    monkeypatch.setattr(resume, "read_state", written_by_an_older_release)
+    if is_change:
+        with pytest.raises(UserError, match=r"model\.removed: 0\.5 then, None now"):
+            run("--resume", "auto")
+    else:
+        run("--resume", "auto")
 
 
 def test_only_what_is_named_is_allowed(run):

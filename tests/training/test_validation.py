@@ -8,11 +8,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from cmgems.config.schema import CorruptionConfig, EvaluationConfig, MaskingConfig, ModelConfig
+from cmgems.config.schema import EvaluationConfig, ModelConfig
 from cmgems.data.loader import Windows
+from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.masker import Masker
 from cmgems.masking.npmi import npmi_from_counts
-from cmgems.masking.strategies import STRATEGIES
+from cmgems.masking.strategies import STRATEGIES, Span
 from cmgems.model.bert import build_model
 from cmgems.training.validation import Validation, fixed_maskings, unigram_nll, unigram_perplexity
 
@@ -82,7 +83,7 @@ def test_no_more_windows_are_scored_than_asked_for(tiny_corpus, accelerator):
 
 
 def test_a_masking_that_masks_nothing_has_no_perplexity(tiny_corpus, accelerator, model):
-    nothing = {"stage": [MaskingConfig(strategy="span", centre_probability=1e-9)]}
+    nothing = {"stage": [Span(centre_probability=1e-9)]}
     assert math.isnan(validation(tiny_corpus, accelerator).score(model, nothing, bases=())["stage"].perplexity)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cmgems.config.base import OpenShare, Settings
+from cmgems.settings import OpenShare, Settings
 
 
 @dataclass(frozen=True, slots=True)
