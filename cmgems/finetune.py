@@ -23,9 +23,10 @@ def finetune(config: FinetuneConfig) -> None:
     from cmgems.downstream.finetuning import start_processes
     from cmgems.downstream.publish import Publisher, tracking_uri
     from cmgems.downstream.results import result_folder
+    from cmgems.model.cpu import prepare_cpu_memory
     from cmgems.training import environment
 
-    environment.prepare_cpu_memory()
+    prepare_cpu_memory()
     suite, [task] = experiment.load_tasks(config, [config.task])
     model = subjects.model_subject(config)
     output = subjects.run_folder(config)

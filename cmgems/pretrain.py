@@ -15,6 +15,7 @@ def pretrain(config: PretrainConfig) -> None:
     """Run one process's part of the run that `config` describes."""
     # Imported here, so that --help and invalid settings need not wait for torch.
     from cmgems.curriculum.controller import Controller
+    from cmgems.model.cpu import prepare_cpu_memory
     from cmgems.tracking.run import open_run
     from cmgems.training import environment
     from cmgems.training.display import summarise
@@ -26,7 +27,7 @@ def pretrain(config: PretrainConfig) -> None:
     from cmgems.training.trainer import Trainer
     from cmgems.training.validation import Validation, unigram_perplexity
 
-    environment.prepare_cpu_memory()
+    prepare_cpu_memory()
     check_run_folder(config)
     environment.preflight(output_folder(config), config.tracking.uri, needs_tracking=is_new_run(config))
     data = open_data(config)

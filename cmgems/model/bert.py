@@ -17,9 +17,8 @@ from cmgems.data.tokenizer import PAD, vocabulary_size
 from cmgems.errors import UserError
 from cmgems.masking.tokens import places
 from cmgems.model.bases import base_probabilities
-from cmgems.model.dropout import use_dropout
+from cmgems.model.cpu import optimize_for_cpu
 from cmgems.model.initialization import initialize
-from cmgems.model.linear import use_linear
 
 
 class MaskedLanguageModel(nn.Module):
@@ -113,17 +112,27 @@ def bert_config(config: ModelConfig, k: int) -> BertConfig:
     )
 
 
-def build_model(config: ModelConfig, k: int, seed: int) -> MaskedLanguageModel:
-    """The model with random weights drawn from `seed`, or those of `model.init_from`."""
+def build_model(
+    config: ModelConfig,
+    k: int,
+    seed: int,
+    device: torch.device = torch.device("cpu"),  # noqa: B008  # immutable
+) -> MaskedLanguageModel:
+    """Return the model with random weights drawn from `seed`, or those of `model.init_from`; `device` will have it.
+
+    Raises
+    ------
+    UserError
+        If the model of `model.init_from` cannot be loaded, or lacks weights.
+    """
     torch.manual_seed(seed)
     if config.init_from:
         bert = _pretrained(config)
     else:
         bert = BertForMaskedLM(bert_config(config, k))
         initialize(bert, config, k, seed)
-    if config.dropout:
-        use_dropout(bert)
-    use_linear(bert)
+    if device.type == "cpu":
+        optimize_for_cpu(bert)
     if config.activation_checkpointing:
         bert.activation_checkpointing_enable({"use_reentrant": False})
     return MaskedLanguageModel(bert)

@@ -44,7 +44,7 @@ def build_engine(
 
     `universal` says that a checkpoint in DeepSpeed's universal format will be loaded. Raises UserError.
     """
-    model = build_model(config.model, k, config.seed)
+    model = build_model(config.model, k, config.seed, accelerator.device)
     optimizer = build_optimizer(model, config.optimizer)
     with_deepspeed = distribution(accelerator) == "deepspeed"
     if with_deepspeed:

@@ -31,22 +31,6 @@ logger = logging.getLogger(__name__)
 PACKAGES = ("torch", "deepspeed", "accelerate", "transformers", "datasets", "mlflow", "numpy")
 
 
-def prepare_cpu_memory() -> None:
-    """Let torch ask Linux for pages of 2 MB for large tensors on the CPU, and keep the code of few matrix products;
-    before the first tensor.
-
-    Activations come and go with every operation, and the system clears and maps their pages each time anew: with pages
-    of 4 KB that takes about a tenth of a training step of LOGO.
-
-    oneDNN writes code for every shape it multiplies, a fourth of a megabyte each, of which it keeps 1,024 and torch as
-    many again. Windows of all lengths give a hundred shapes a step that hardly ever come back, and their code, left
-    between the activations, breaks up the memory that these leave behind. 128 are those of one micro-batch.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
-    os.environ.setdefault("LRU_CACHE_CAPACITY", "1")  # torch's own, for the same
-
-
 def preflight(output: Path, tracking_uri: str, needs_tracking: bool) -> None:
     """Print versions, where the output goes, and whether the tracking server answers; on the first process only.
 

@@ -5,7 +5,6 @@ model, and a DeepSpeed config can be passed over without a word. Here each of th
 """
 
 import argparse
-import ctypes
 import os
 import warnings
 from collections.abc import Callable
@@ -22,10 +21,9 @@ from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitPr
 from cmgems.config.schema import LaunchConfig, PretrainConfig
 from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
+from cmgems.model.cpu import keep_freed_memory
 from cmgems.runtime.process import is_launched, local_world_size, world_size
 from cmgems.runtime.signals import stop_on_signals
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
@@ -35,7 +33,7 @@ def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
     warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.distributed")
     stop_on_signals()
     if not on_gpu:
-        _keep_freed_memory()
+        keep_freed_memory()
     several = is_launched()
     if launched_with_deepspeed() and not on_gpu:
         _skip_shared_memory_op()
@@ -58,19 +56,6 @@ def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
     plan = BatchPlan(config.training.global_batch, accelerator.num_processes, config.training.micro_batch)
     accelerator.gradient_accumulation_steps = plan.accumulation
     return accelerator, plan
-
-
-def _keep_freed_memory() -> None:
-    """Make this process keep the memory of tensors that are gone for those to come, where the C library is glibc.
-
-    On the CPU activations come and go with every operation, and glibc gives each large one back to the system, which
-    clears its pages for the next one: a tenth of a training step of LOGO. Costs up to as much memory again, as sizes
-    differ.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, -1)  # the largest there is
 
 
 def check_devices(precision: str, on_gpu: bool) -> None:

@@ -160,10 +160,10 @@ def test_the_report_says_what_runs_where_and_who_launched_it(monkeypatch):
 def test_large_tensors_come_in_huge_pages():
     program = """
 import resource
-from cmgems.training import environment
+from cmgems.model import cpu
 from cmgems import pretrain
 from cmgems.training import engine, setup, trainer
-environment.prepare_cpu_memory()
+cpu.prepare_cpu_memory()
 import torch
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 torch.ones(20_000_000)
@@ -177,11 +177,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_code_for_products_of_many_shapes_does_not_fill_the_memory():
     program = """
 import ctypes
-from cmgems.training import environment
+from cmgems.model import cpu
 from cmgems import pretrain
 from cmgems.training import engine, setup, trainer
 from cmgems.model.linear import use_linear
-environment.prepare_cpu_memory()
+cpu.prepare_cpu_memory()
 import torch
 class Memory(ctypes.Structure):
     _fields_ = [(str(number), ctypes.c_size_t) for number in range(7)] + [("used", ctypes.c_size_t)]
