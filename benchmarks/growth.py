@@ -30,8 +30,8 @@ from benchmarks.measure import CORES, REPOSITORY, Cost, Rates, cost, machine
 from benchmarks.measure import run as run_command
 from benchmarks.runs import SCRIPT, launcher
 from benchmarks.training import K, arguments, logged_steps, write_genome
-from cmgems.data.corpus import prepare_corpus
 from cmgems.data.loader import SPECIAL_TOKENS_PER_WINDOW
+from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
 
 STEPS = 6

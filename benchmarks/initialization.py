@@ -33,7 +33,8 @@ from benchmarks.measure import REPOSITORY, machine
 from benchmarks.runs import SCRIPT
 from cmgems.config.command_line import load_config
 from cmgems.config.schema import PretrainConfig
-from cmgems.data.corpus import load_corpus, prepare_corpus
+from cmgems.data.corpus import load_corpus
+from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
 from cmgems.errors import UserError
 from cmgems.runtime.logging import configure_logging

@@ -20,9 +20,10 @@ import torch
 from benchmarks.peers import train_bare, train_by_trainer
 from cmgems.config.command_line import load_config
 from cmgems.config.schema import PretrainConfig
-from cmgems.data.corpus import load_corpus, prepare_corpus
+from cmgems.data.corpus import load_corpus
 from cmgems.data.loader import TrainingRows, Windows
 from cmgems.data.order import BatchPlan
+from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import build_tokenizer
 from cmgems.masking.masker import Masker

@@ -13,12 +13,14 @@ from tqdm import tqdm
 
 from cmgems.config.command_line import COMMAND, run_command
 from cmgems.config.schema import NpmiConfig, PretrainConfig
-from cmgems.data.corpus import Corpus, load_corpus, prepare_corpus
+from cmgems.data.corpus import Corpus, load_corpus
+from cmgems.data.kmer_tables import read_counts
+from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import count_kmers
 from cmgems.downstream.settings import BenchmarkConfig
 from cmgems.errors import CmgemsError, UserError
-from cmgems.masking.npmi import Counts, human_counts, npmi_from_counts, read_counts, write_npmi
+from cmgems.masking.npmi import Counts, human_counts, npmi_from_counts, write_npmi
 from cmgems.runtime.logging import configure_logging
 from cmgems.runtime.process import exit_on_error
 from cmgems.settings import Settings
@@ -131,7 +133,7 @@ class Sync(Settings):
 
     def cli_cmd(self) -> None:
         """Send the rest of each run, and say what was sent; a folder that fails does not keep the others back."""
-        from cmgems.tracking.run import sync  # here, because it takes seconds to import
+        from cmgems.tracking.outbox import sync  # here, because it takes seconds to import
 
         errors = []
         for folder in self.folders:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from cmgems.data.corpus import load_corpus, prepare_corpus
+from cmgems.data.corpus import load_corpus
+from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
 from cmgems.downstream.tasks import Task
 from cmgems.runtime.logging import configure_logging

@@ -10,8 +10,9 @@ from benchmarks.measure import Rates
 from benchmarks.peers import genemask_loop
 from benchmarks.pieces import CENTRE_PROBABILITY, TOKENS, K, random_windows
 from benchmarks.runs import batches_before
-from cmgems.data.corpus import load_corpus, prepare_corpus
+from cmgems.data.corpus import load_corpus
 from cmgems.data.loader import TrainingRows, Windows
+from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import build_tokenizer, encode_batch, vocabulary
 from cmgems.masking.corruption import CorruptionConfig

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cmgems.data.alphabet import AMBIGUITY_CODES
+from cmgems.data.hub import is_hub_name, load_dataset
 from cmgems.downstream import rows
 from cmgems.downstream.rows import Row, shorten
 from cmgems.downstream.tasks import Task
@@ -22,7 +24,7 @@ from cmgems.errors import UserError
 RESPLIT_TRAIN_SHARE = 0.8
 """Share of the validation split that becomes the training split of a task without one."""
 
-_AMBIGUOUS = "RYSWKMBDHVXryswkmbdhvx"
+_AMBIGUOUS = AMBIGUITY_CODES + AMBIGUITY_CODES.lower()
 _TO_BASES = str.maketrans("acgtnuU" + _AMBIGUOUS, "ACGTNTT" + "N" * len(_AMBIGUOUS))
 _SEQUENCE = re.compile("[ACGTN]+")
 _INVALID = re.compile("[^ACGTN]")
@@ -138,7 +140,7 @@ def _find_splits(task: Task, data: str) -> tuple[str, Callable[[str], Split | No
         return str(folder), _dataset_splits(task, str(folder))
     if folder.is_dir():
         return str(folder), lambda name: _file_split(task, folder, name)
-    if not Path(data).exists() and rows.is_hub_name(data):
+    if not Path(data).exists() and is_hub_name(data):
         # Without a configuration, several tasks would all be given the same data.
         if task.configuration is None:
             raise UserError(
@@ -160,7 +162,7 @@ def _file_split(task: Task, folder: Path, name: str) -> Split | None:
 
 
 def _dataset_splits(task: Task, source: str) -> Callable[[str], Split | None]:
-    splits = rows.load_dataset(source, task.configuration)
+    splits = load_dataset(source, task.configuration)
 
     def find(name: str) -> Split | None:
         there = next((there for there in _DATASET_SPLITS[name] if there in splits), None)

@@ -36,8 +36,8 @@ from cmgems.downstream.settings import ScoringConfig
 from cmgems.downstream.tasks import Suite
 from cmgems.errors import CmgemsError
 from cmgems.runtime.files import atomic_file
+from cmgems.tracking.client import create_run, place_of_run
 from cmgems.tracking.journal import MlflowRunRef, find_place, summarize_error
-from cmgems.tracking.run import create_run, place_of_run
 
 logger = logging.getLogger(__name__)
 

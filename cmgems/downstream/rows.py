@@ -5,14 +5,9 @@ dataset the row, from 0. What the text means is read in `cmgems.downstream.data`
 """
 
 import csv
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
-
-import datasets
-import pyarrow as pa
-from datasets.exceptions import DatasetsError
 
 from cmgems.errors import UserError
 
@@ -97,23 +92,6 @@ def read_dataset(dataset: Any, name: str) -> Iterator[Row]:
 def is_saved_dataset(folder: Path) -> bool:
     """Whether `folder` was written by the `save_to_disk` of a Hugging Face dataset of several splits."""
     return (folder / "dataset_dict.json").is_file()
-
-
-def is_hub_name(source: str) -> bool:
-    """Whether `source`, which is not here, may be `owner/name` on the Hugging Face hub rather than a mistyped path."""
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) is not None and not Path(source).parent.exists()
-
-
-def load_dataset(source: str, configuration: str | None) -> dict[str, Any]:
-    """Return the splits of a saved dataset, a folder, or of one on the hub."""
-    saved = Path(source).is_dir()
-    try:
-        loaded = datasets.load_from_disk(source) if saved else datasets.load_dataset(source, configuration)
-    except (OSError, ValueError, LookupError, DatasetsError, pa.ArrowException) as error:
-        # LookupError: the library saves a dataset without rows, but does not read it back.
-        what = f"{source} ({configuration})" if configuration and not saved else source
-        raise UserError(f"{what}: not a Hugging Face dataset that can be read ({error})") from error
-    return dict(loaded)
 
 
 def require_columns(columns: list[str], where: str) -> None:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmgems.data.hub import is_hub_name
 from cmgems.downstream.experiment import Experiment
 from cmgems.downstream.finetuning import ComputeConfig
 from cmgems.downstream.publish import Publisher, tracking_uri
-from cmgems.downstream.rows import is_hub_name
 from cmgems.downstream.settings import ScoringConfig
 from cmgems.downstream.subjects import Candidate, model_subject, run_folder
 from cmgems.downstream.tasks import Suite, Task, load_suite

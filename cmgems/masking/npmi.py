@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cmgems.data.tokenizer import SPECIAL_TOKENS, vocabulary
+from cmgems.data.kmer_tables import LONGEST_K, SHORTEST_K, kmers, read_counts, read_kmer_rows, require_all
+from cmgems.data.tokenizer import SPECIAL_TOKENS
 from cmgems.errors import UserError
 from cmgems.runtime.files import atomic_file
 
@@ -27,7 +28,6 @@ Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Method = Literal["all", "published"]
 
-SHORTEST_K, LONGEST_K = 2, 8
 MIN_COUNT = 2
 """A k-mer counted less often than this has no usable NPMI (ln 1 = 0) and gets the lowest rank."""
 
@@ -51,8 +51,8 @@ class NpmiTable:
 
     def best(self, number: int) -> list[str]:
         """The k-mers (at most `number`, 0 or more) of the highest NPMI, highest first; equal ones by token id."""
-        kmers = _kmers(self.k)
-        return [kmers[i] for i in _highest_first(self)[:number]]
+        names = kmers(self.k)
+        return [names[i] for i in _highest_first(self)[:number]]
 
     def by_token_id(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """NPMI indexed by token id, float32 [5 + 4^k], with -inf for the special tokens."""
@@ -129,21 +129,6 @@ def human_counts() -> tuple[int, Counts]:
         return read_counts(path)
 
 
-def read_counts(path: Path) -> tuple[int, Counts]:
-    """k and the counts, int64 [4^k], from a CSV with columns `kmer` and `count`; absent k-mers count 0.
-
-    Raises
-    ------
-    UserError
-        Naming the file and the line of what is wrong.
-    """
-    k, rows = _read_kmer_rows(path, ["count"])
-    counts = np.zeros(4**k, dtype=np.int64)
-    for index, row in rows.items():
-        counts[index] = row.count("count")
-    return k, counts
-
-
 def read_npmi(path: Path) -> NpmiTable:
     """The table that `write_npmi` wrote, value for value.
 
@@ -152,10 +137,8 @@ def read_npmi(path: Path) -> NpmiTable:
     UserError
         Naming the file, and the line where there is one, of what is wrong; also if a k-mer is absent.
     """
-    k, rows = _read_kmer_rows(path, ["count", "pmi", "npmi"])
-    if len(rows) < 4**k:
-        absent = next(kmer for index, kmer in enumerate(_kmers(k)) if index not in rows)
-        raise UserError(f"{path}: {4**k - len(rows)} of the {4**k} {k}-mers are missing, the first is {absent}")
+    k, rows = read_kmer_rows(path, ["count", "pmi", "npmi"])
+    require_all(path, k, rows)
     in_order = [rows[index] for index in range(4**k)]
     return NpmiTable(
         k=k,
@@ -184,75 +167,14 @@ def write_npmi(table: NpmiTable, path: Path) -> None:
 
 
 def _write_rows(table: NpmiTable, path: Path) -> None:
-    kmers = _kmers(table.k)
+    names = kmers(table.k)
     with atomic_file(path) as partial, partial.open("w", newline="", encoding="ascii") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["kmer", "count", "pmi", "npmi"])
         for i in _highest_first(table):
-            writer.writerow([kmers[i], table.counts[i], repr(float(table.pmi[i])), repr(float(table.npmi[i]))])
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One line of a k-mer CSV: its fields as text, and where it stands, for messages."""
-
-    where: str
-    fields: dict[str, str | None]
-
-    def count(self, column: str) -> int:
-        """The field as a whole number of at least 0."""
-        text = self.fields[column] or ""
-        if not (text.isascii() and text.isdigit()):
-            raise UserError(f"{self.where}: {column} is '{text}'; it must be a whole number, 0 or more")
-        return int(text)
-
-    def value(self, column: str) -> float:
-        """The field as a finite number or -inf."""
-        text = self.fields[column] or ""
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if math.isnan(number) or number == math.inf:
-            raise UserError(f"{self.where}: {column} is '{text}'; it must be a number or -inf")
-        return number
-
-
-def _read_kmer_rows(path: Path, columns: list[str]) -> tuple[int, dict[int, _Row]]:
-    """k and the rows by k-mer (0 for the first in the order of token ids) of a CSV with a `kmer` column."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            for column in ["kmer", *columns]:
-                if column not in (reader.fieldnames or []):
-                    raise UserError(f"{path}, line 1: the header has no column '{column}'")
-            lines = [(row["kmer"] or "", _Row(f"{path}, line {reader.line_num}", row)) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as CSV ({error})") from error
-    if not lines:
-        raise UserError(f"{path}: there are no k-mers below the header")
-
-    k = len(lines[0][0])
-    if not SHORTEST_K <= k <= LONGEST_K:
-        raise UserError(f"{lines[0][1].where}: '{lines[0][0]}' must have {SHORTEST_K} to {LONGEST_K} nucleotides")
-    index_of = {kmer: index for index, kmer in enumerate(_kmers(k))}
-    rows: dict[int, _Row] = {}
-    for kmer, row in lines:
-        if len(kmer) != k:
-            raise UserError(f"{row.where}: '{kmer}' has {len(kmer)} nucleotides, the k-mers above it have {k}")
-        if kmer not in index_of:
-            raise UserError(f"{row.where}: '{kmer}' has a letter other than A, T, C and G")
-        if index_of[kmer] in rows:
-            raise UserError(f"{row.where}: '{kmer}' stands in the file twice; first: {rows[index_of[kmer]].where}")
-        rows[index_of[kmer]] = row
-    return k, rows
+            writer.writerow([names[i], table.counts[i], repr(float(table.pmi[i])), repr(float(table.npmi[i]))])
 
 
 def _highest_first(table: NpmiTable) -> NDArray[np.intp]:
     """Indices of the k-mers, highest NPMI first, [4^k]; equal ones in the order of their token ids."""
     return np.argsort(-table.npmi, kind="stable")
-
-
-def _kmers(k: int) -> list[str]:
-    """All k-mers in the order of their token ids."""
-    return vocabulary(k)[len(SPECIAL_TOKENS) :]

@@ -12,75 +12,41 @@ alphabetical order: `bases_right` and `bits` (of hidden bases), `curriculum`, `m
 
 import logging
 import os
-import queue
 import shlex
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from filelock import FileLock
-from tqdm import tqdm
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # compute nodes often have no way out
-# By default a call to a server that is away takes minutes; the journal's sender tries again anyway.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")  # a server in maintenance may say an hour
-
 import mlflow
 import mlflow.data
-from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.credentials import get_default_host_creds
-from mlflow.utils.rest_utils import http_request
-from requests.exceptions import RequestException
-from sqlalchemy import create_engine
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+import yaml
+from filelock import FileLock
+from mlflow.entities import DatasetInput, InputTag, Param
 
-from cmgems.config.schema import PretrainConfig, TrackingConfig, flatten
+from cmgems.config.schema import PretrainConfig, flatten
 from cmgems.curriculum.controller import Switch
 from cmgems.data.corpus import Corpus
-from cmgems.errors import CmgemsError, Interrupted, UnavailableError, UserError
-from cmgems.runtime.files import atomic_file, check_writable
+from cmgems.errors import CmgemsError, Interrupted
+from cmgems.runtime.files import atomic_file
 from cmgems.runtime.logging import hide_password
-from cmgems.tracking.journal import JOURNAL, Journal, Message, MlflowRunRef, Sender, summarize_error
+from cmgems.tracking.client import create_run, find_run, place_of_run, store_errors
+from cmgems.tracking.journal import Journal, MlflowRunRef, Sender
+from cmgems.tracking.outbox import send
 from cmgems.tracking.plots import draw_validation
+from cmgems.tracking.system_metrics import sample_system_metrics
 
 logger = logging.getLogger(__name__)
 
-logging.getLogger("mlflow").setLevel(logging.WARNING)
-# What these say at each failed attempt, with tracebacks, the sender says once.
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 # Of the way a run was started rather than of the run itself: a resumed run may differ in them.
 _NOT_PARAMETERS = ("resume", "output")
 
 # Seconds that a run which was interrupted or failed waits for MLflow: the job it runs in may soon be killed.
 _SECONDS_WHEN_STOPPED = 5
-
-# Seconds for a server to answer an upload: it may first put the file into a store of its own.
-_UPLOAD_TIMEOUT = 120
-
-# Seconds for a tracking store to answer when a run begins.
-_SECONDS_TO_ANSWER = 10
-
-# Messages that are looked at together.
-_MESSAGES_AT_ONCE = 200
-
-# Answers that refuse a request without a word against what is in it: credentials, proxies, too many requests.
-_LATER = (408, 409, 425, 429, 499)
-_RETRYABLE_STATUSES = (401, 403, 404, 407, *_LATER)
 
 
 class Tracker:
@@ -224,7 +190,7 @@ def open_run(config: PretrainConfig, corpus: Corpus, run: RunToTrack, is_main_pr
     except BaseException:
         journal.close()
         raise
-    sender = Sender(journal, place.uri, _send)
+    sender = Sender(journal, place.uri, send)
     sender.start()
     status = "FAILED"
     try:
@@ -232,7 +198,7 @@ def open_run(config: PretrainConfig, corpus: Corpus, run: RunToTrack, is_main_pr
             _describe(config, corpus, place)
         else:
             tracker.status("RUNNING")
-        with _system_metrics(config.tracking, tracker):
+        with sample_system_metrics(config.tracking, tracker.run_id, tracker.system_metrics):
             yield tracker
         status = "FINISHED"
     except Interrupted:
@@ -249,72 +215,6 @@ def open_run(config: PretrainConfig, corpus: Corpus, run: RunToTrack, is_main_pr
             )
 
 
-def sync(folder: Path) -> str:
-    """Send what a run that is over has not sent, and say what was done.
-
-    Raises UserError if there is no run, if it is going on, or if MLflow does not take all.
-    """
-    if not (folder / JOURNAL).is_file():
-        raise UserError(f"{folder} is not the folder of a run: there is no {JOURNAL} in it")
-    journal = Journal(folder)
-    try:
-        number = journal.count_unsent()
-        with tqdm(total=number, desc=f"sending {folder}", unit="message", disable=None) as bar:
-            for sent in _send(journal):
-                bar.update(sent)
-    except Exception as error:
-        [first] = journal.unsent(1)
-        raise UserError(
-            hide_password(
-                f"{folder}: MLflow at {first.place.uri} does not take {journal.count_unsent()} of {number} messages, "
-                f"which stay in {journal.path} ({summarize_error(error)})"
-            )
-        ) from error
-    finally:
-        journal.close()
-    return f"{folder}: {number} messages sent" if number else f"{folder}: nothing to send"
-
-
-def tracking_problem(uri: str) -> str | None:
-    """Why a tracking store cannot be reached; None if it can, or if that is not to be known beforehand."""
-    try:
-        if uri.startswith("sqlite:///"):
-            folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
-            check_writable("tracking.uri", folder)  # MLflow makes it
-        elif uri.startswith(("http://", "https://")):
-            # By MLflow's own client, which knows its variables for certificates and passwords.
-            answer = http_request(
-                *(get_default_host_creds(uri), "/health", "GET"),
-                max_retries=0,
-                timeout=_SECONDS_TO_ANSWER,
-                raise_on_status=False,
-            )
-            if answer.status_code >= 500:  # others may be from a server that wants a password
-                return f"HTTP status {answer.status_code}"
-        elif uri.startswith(("postgresql", "mysql", "mssql")):
-            create_engine(uri).connect().close()
-    except (MlflowException, OSError, SQLAlchemyError, ImportError, ValueError, CmgemsError) as error:
-        return hide_password(summarize_error(error))
-    return None
-
-
-def place_of_run(settings: TrackingConfig, run_id: str) -> MlflowRunRef:
-    """Where the run is in MLflow; an SQLite file by its full path, so that it is found from other folders too."""
-    uri, prefix = settings.uri, "sqlite:///"
-    if uri.startswith(prefix):
-        uri = f"{prefix}{Path(uri.removeprefix(prefix)).resolve()}"
-    return MlflowRunRef(uri, settings.experiment, run_id)
-
-
-def create_run(settings: TrackingConfig, name: str) -> str:
-    """A new run's id. Without MLflow's notion of an active run, which calls the server when the process ends."""
-    with _user_error(settings.uri):
-        client = mlflow.MlflowClient(tracking_uri=settings.uri)
-        experiment = client.get_experiment_by_name(settings.experiment)
-        experiment_id = experiment.experiment_id if experiment else _create_experiment(client, settings)
-        return str(client.create_run(experiment_id, run_name=name, tags=resolve_tags()).info.run_id)
-
-
 def _resume_run(config: PretrainConfig, name: str, corpus: Corpus, journal: Journal, run_id: str) -> MlflowRunRef:
     """Where a run goes on that was `run_id` when its checkpoint was saved; the journal then sends there.
 
@@ -322,7 +222,7 @@ def _resume_run(config: PretrainConfig, name: str, corpus: Corpus, journal: Jour
     a new one, which gets all that the journal has.
     """
     newest = journal.place.run if journal.place else run_id
-    found = _find_run(config.tracking, [newest, run_id])
+    found = find_run(config.tracking, [newest, run_id])
     if found is None:
         uri = hide_password(config.tracking.uri)
         try:
@@ -341,71 +241,11 @@ def _resume_run(config: PretrainConfig, name: str, corpus: Corpus, journal: Jour
     return place
 
 
-def _find_run(settings: TrackingConfig, run_ids: Sequence[str]) -> str | None:
-    """The first of these runs that a tracking store has, or of which it does not say within seconds that it has not."""
-    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            client = mlflow.MlflowClient(tracking_uri=settings.uri)
-            answers.put(next((run_id for run_id in run_ids if _has_run(client, run_id)), None))
-        except Exception:  # noqa: BLE001  # away or broken in whatever way, which is no reason not to go on
-            answers.put(run_ids[0])
-
-    # In a thread: clients try again for minutes, whatever they are told.
-    threading.Thread(target=ask, name="tracking-start", daemon=True).start()
-    try:
-        return answers.get(timeout=_SECONDS_TO_ANSWER)
-    except queue.Empty:
-        return run_ids[0]
-
-
-def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:
-    """Raises what the client raises, but where it answers that there is no such run."""
-    try:
-        client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-            return False
-        raise
-    return True
-
-
-def _create_experiment(client: mlflow.MlflowClient, settings: TrackingConfig) -> str:
-    return str(
-        client.create_experiment(
-            settings.experiment,
-            artifact_location=_artifact_location(settings.uri),
-            # The UI otherwise guesses from the runs, and shows training runs as evaluations of a language model.
-            tags={"mlflow.experimentKind": "custom_model_development"},
-        )
-    )
-
-
-@contextmanager
-def _user_error(uri: str) -> Iterator[None]:
-    """Turn what goes wrong with a tracking store into a UserError where it was refused, or there is no driver for it;
-    into an UnavailableError where it may go another time."""
-    try:
-        yield
-    except (MlflowException, OSError, SQLAlchemyError, ImportError) as error:
-        refused = isinstance(error, MlflowException) and _is_refusal(error.get_http_status_code(), _LATER)
-        kind = UserError if refused or isinstance(error, ImportError | ArgumentError) else UnavailableError
-        raise kind(hide_password(f"tracking.uri {uri}: {error}")) from error
-
-
-def _artifact_location(uri: str) -> str | None:
-    """Beside an SQLite database, so that the two move together; a server knows its own place."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
-
-
 def _describe(config: PretrainConfig, corpus: Corpus, place: MlflowRunRef) -> None:
     """Parameters, settings and data of a new run. Raises UserError if MLflow does not take them."""
     parameters = {k: v for k, v in flatten(config).items() if k not in _NOT_PARAMETERS}
     inputs = [_dataset_input(corpus, context) for context in ("training", "validation")]
-    with _user_error(place.uri):
+    with store_errors(place.uri):
         client = mlflow.MlflowClient(tracking_uri=place.uri)
         client.log_batch(place.run, params=[Param(k, str(v)) for k, v in parameters.items()], synchronous=True)
         client.log_text(place.run, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), "config.yaml")
@@ -422,162 +262,3 @@ def _dataset_input(corpus: Corpus, context: str) -> DatasetInput:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")
         return DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])
-
-
-class _SystemMetrics(SystemMetricsMonitor):  # type: ignore[misc]  # MLflow is not typed
-    """MLflow's monitor of the machine, for the journal: its own asks the server at each sample whether the run goes on,
-    and stops for good when there is no answer."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        # It makes a client of this address, which is not used: that of a database would be connected to at once.
-        super().__init__(tracker.run_id, tracking_uri="http://unused")
-        self._tracker = tracker
-
-    def monitor(self) -> None:
-        """Sample and log until the end."""
-        while not self._shutdown_event.is_set():
-            for _ in range(self.samples_before_logging):
-                self.collect_metrics()
-                if self._shutdown_event.wait(self.sampling_interval):
-                    return
-            self.publish_metrics(self.aggregate_metrics())
-
-    def publish_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Put means over the samples into the journal."""
-        prefix = self._metrics_prefix + (f"{self.node_id}/" if self.node_id else "")
-        self._tracker.system_metrics({prefix + name: value for name, value in metrics.items()})
-        for monitor in self.monitors:
-            monitor.clear_metrics()
-
-    def finish(self) -> None:
-        """Stop."""
-        self._shutdown_event.set()
-        if self._process is not None:
-            self._process.join()
-
-
-@contextmanager
-def _system_metrics(settings: TrackingConfig, tracker: Tracker) -> Iterator[None]:
-    if not settings.system_metrics:
-        yield
-        return
-    monitor = _SystemMetrics(tracker)
-    monitor.start()
-    try:
-        yield
-    finally:
-        monitor.finish()
-
-
-def _send(journal: Journal) -> Iterator[int]:
-    """Send the unsent messages of a journal in their order; yields the numbers of those that were sent together."""
-    while messages := journal.unsent(_MESSAGES_AT_ONCE):
-        for batch in _batches(messages):
-            _deliver(batch, journal.folder)
-            journal.mark_sent(batch[-1])
-            yield len(batch)
-
-
-def _batches(messages: list[Message]) -> Iterator[list[Message]]:
-    """Messages that are sent together: metrics and tags of a run; artifacts and statuses are sent one by one.
-
-    Of several messages about the same artifact only the last keeps its content: the file is the newest anyway.
-    """
-    newest = {(m.place.run, m.content["artifact"]): m.end for m in messages if "artifact" in m.content}
-    messages = [
-        m if newest.get((m.place.run, m.content.get("artifact")), m.end) == m.end else replace(m, content={})
-        for m in messages
-    ]
-    alone = ("artifact", "status")
-    for _, batch in groupby(messages, key=lambda m: (m.place.run, any(k in m.content for k in alone) and m.end)):
-        yield list(batch)
-
-
-def _deliver(batch: list[Message], folder: Path) -> None:
-    """Send a batch. Raises what the client raises, unless MLflow refuses something for good: that is left out."""
-    place, content = batch[0].place, batch[0].content
-    client = mlflow.MlflowClient(tracking_uri=place.uri)
-    if content.get("status") == "RUNNING":
-        client.update_run(place.run, status="RUNNING")
-    elif "status" in content:
-        client.set_terminated(place.run, content["status"], end_time=content["time"])
-    elif "artifact" in content:
-        _upload(client, place.run, folder / content["artifact"], content["to"])
-    else:
-        _log(client, place.run, _points([message.content for message in batch]))
-
-
-def _points(contents: list[dict[str, Any]]) -> list[Metric | RunTag]:
-    """Metrics and tags in the contents of messages; of several values of a tag, the last."""
-    metrics = [
-        Metric(name, value, content["time"], content["step"])
-        for content in contents
-        for name, value in content.get("metrics", {}).items()
-    ]
-    tags = {name: value for content in contents for name, value in content.get("tags", {}).items()}
-    return metrics + [RunTag(name, value) for name, value in tags.items()]
-
-
-def _log(client: mlflow.MlflowClient, run_id: str, points: list[Metric | RunTag]) -> None:
-    """Log metrics and tags. MLflow takes all or none of them: a half at a time, those it refuses are found."""
-    try:
-        client.log_batch(
-            run_id,
-            metrics=[point for point in points if isinstance(point, Metric)],
-            tags=[point for point in points if isinstance(point, RunTag)],
-            synchronous=True,
-        )
-    except MlflowException as error:
-        _raise_unless_refused(error, client, run_id)
-        if len(points) == 1:
-            [point] = points
-            logger.warning(
-                f"MLflow refuses {point.key} = {point.value}, which stays in the journal alone "
-                f"({summarize_error(error)})"
-            )
-            return
-        _log(client, run_id, points[: len(points) // 2])
-        _log(client, run_id, points[len(points) // 2 :])
-
-
-def _upload(client: mlflow.MlflowClient, run_id: str, path: Path, to: str | None) -> None:
-    """Keep a file, or what is in a folder, as an artifact."""
-    if not path.exists():
-        logger.warning(f"{path} is gone, and does not become an artifact in MLflow")
-        return
-    try:
-        with _upload_timeout():
-            (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), to)
-    except (MlflowException, RequestException) as error:
-        _raise_unless_refused(error, client, run_id)
-        logger.warning(f"MLflow refuses the artifact {path}, which stays there alone ({summarize_error(error)})")
-
-
-def _raise_unless_refused(error: MlflowException | RequestException, client: mlflow.MlflowClient, run_id: str) -> None:
-    """Raise an error, unless a server that is well, and has the run, will never take what was sent."""
-    if isinstance(error, MlflowException):
-        status = error.get_http_status_code()
-    else:
-        status = 500 if error.response is None else error.response.status_code
-    if (
-        not _is_refusal(status, _RETRYABLE_STATUSES)
-        or client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE
-    ):
-        raise error
-
-
-def _is_refusal(status: int, others: tuple[int, ...]) -> bool:
-    """Whether an HTTP status says that a request is wrong; `others` are those that say something else."""
-    return 400 <= status < 500 and status not in others
-
-
-@contextmanager
-def _upload_timeout() -> Iterator[None]:
-    """Give MLflow's HTTP client, which looks here at each request, more time."""
-    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    usual = os.environ[name]
-    os.environ[name] = str(max(int(usual), _UPLOAD_TIMEOUT))
-    try:
-        yield
-    finally:
-        os.environ[name] = usual

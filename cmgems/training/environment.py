@@ -24,7 +24,7 @@ from cmgems.errors import UnavailableError, UserError
 from cmgems.runtime import process
 from cmgems.runtime.files import check_writable
 from cmgems.runtime.logging import hide_password
-from cmgems.tracking.run import tracking_problem
+from cmgems.tracking.client import tracking_problem
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,9 @@ import torch
 from filelock import FileLock
 
 from cmgems.config.schema import CorpusConfig, ModelConfig, NpmiConfig, PretrainConfig
-from cmgems.data.corpus import Corpus, load_corpus, prepare_corpus
+from cmgems.data.corpus import Corpus, load_corpus
 from cmgems.data.loader import SPECIAL_TOKENS_PER_WINDOW, Windows
+from cmgems.data.prepare import prepare_corpus
 from cmgems.errors import UserError
 from cmgems.masking.masker import Masker
 from cmgems.masking.npmi import NpmiTable, human_counts, npmi_from_counts, read_npmi

@@ -18,9 +18,10 @@ import datasets
 import numpy as np
 import pytest
 
-from cmgems.data import corpus as corpus_module
-from cmgems.data import genomes
-from cmgems.data.corpus import load_corpus, prepare_corpus
+from cmgems.data import genome_text
+from cmgems.data import prepare as corpus_module
+from cmgems.data.corpus import load_corpus
+from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import vocabulary
 from cmgems.errors import UserError
@@ -143,7 +144,7 @@ def test_windows_with_the_same_nucleotides_are_kept_once_over_both_splits(tmp_pa
 
 def test_block_and_batch_sizes_make_no_difference(tmp_path, fasta, monkeypatch):
     prepare(tmp_path / "large", fasta)
-    monkeypatch.setattr(genomes, "BLOCK", 777)
+    monkeypatch.setattr(genome_text, "BLOCK", 777)
     monkeypatch.setattr(corpus_module, "_BATCH", 3_000)
     prepare(tmp_path / "small", fasta)
     large, small = load_corpus(tmp_path / "large"), load_corpus(tmp_path / "small")
@@ -424,7 +425,7 @@ PREPARE_AND_PRINT_PEAK = r"""
 import re, sys
 from pathlib import Path
 from cmgems.data.settings import PrepareConfig
-from cmgems.data.corpus import prepare_corpus
+from cmgems.data.prepare import prepare_corpus
 prepare_corpus(PrepareConfig(inputs=[sys.argv[1]]), Path(sys.argv[2]), progress=False)
 # Not ru_maxrss: a child process inherits its parent's.
 print(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)

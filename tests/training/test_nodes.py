@@ -8,7 +8,8 @@ import uuid
 import mlflow
 import pytest
 
-from cmgems.data.corpus import load_corpus, prepare_corpus
+from cmgems.data.corpus import load_corpus
+from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
 from tests.training.golden import GOLDEN_LOSSES
 from tests.training.launching import ENVIRONMENT, REPOSITORY, command, history

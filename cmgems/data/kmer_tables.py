@@ -1,0 +1,110 @@
+"""CSV files with a line for each k-mer."""
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cmgems.data.tokenizer import SPECIAL_TOKENS, vocabulary
+from cmgems.errors import UserError
+
+SHORTEST_K, LONGEST_K = 2, 8
+
+
+@dataclass(frozen=True)
+class KmerRow:
+    """One line of a k-mer CSV: its fields as text, and where it stands, for messages."""
+
+    where: str
+    fields: dict[str, str | None]
+
+    def count(self, column: str) -> int:
+        """The field as a whole number of at least 0."""
+        text = self.fields[column] or ""
+        if not (text.isascii() and text.isdigit()):
+            raise UserError(f"{self.where}: {column} is '{text}'; it must be a whole number, 0 or more")
+        return int(text)
+
+    def value(self, column: str) -> float:
+        """The field as a finite number or -inf."""
+        text = self.fields[column] or ""
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if math.isnan(number) or number == math.inf:
+            raise UserError(f"{self.where}: {column} is '{text}'; it must be a number or -inf")
+        return number
+
+
+def read_kmer_rows(path: Path, columns: list[str]) -> tuple[int, dict[int, KmerRow]]:
+    """k and the rows by k-mer (0 for the first in the order of token ids) of a CSV with a `kmer` column."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            for column in ["kmer", *columns]:
+                if column not in (reader.fieldnames or []):
+                    raise UserError(f"{path}, line 1: the header has no column '{column}'")
+            lines = [(row["kmer"] or "", KmerRow(f"{path}, line {reader.line_num}", row)) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error})") from error
+    if not lines:
+        raise UserError(f"{path}: there are no k-mers below the header")
+
+    k = len(lines[0][0])
+    if not SHORTEST_K <= k <= LONGEST_K:
+        raise UserError(f"{lines[0][1].where}: '{lines[0][0]}' must have {SHORTEST_K} to {LONGEST_K} nucleotides")
+    index_of = {kmer: index for index, kmer in enumerate(kmers(k))}
+    rows: dict[int, KmerRow] = {}
+    for kmer, row in lines:
+        if len(kmer) != k:
+            raise UserError(f"{row.where}: '{kmer}' has {len(kmer)} nucleotides, the k-mers above it have {k}")
+        if kmer not in index_of:
+            raise UserError(f"{row.where}: '{kmer}' has a letter other than A, T, C and G")
+        if index_of[kmer] in rows:
+            raise UserError(f"{row.where}: '{kmer}' stands in the file twice; first: {rows[index_of[kmer]].where}")
+        rows[index_of[kmer]] = row
+    return k, rows
+
+
+def kmers(k: int) -> list[str]:
+    """All k-mers in the order of their token ids."""
+    return vocabulary(k)[len(SPECIAL_TOKENS) :]
+
+
+def read_counts(path: Path, complete: bool = False) -> tuple[int, npt.NDArray[np.int64]]:
+    """Read k and the counts, int64 [4^k] by token id - 5, from a CSV with columns `kmer` and `count`.
+
+    Absent k-mers count 0, unless the table is to be `complete`.
+
+    Raises
+    ------
+    UserError
+        Naming the file and the line of what is wrong.
+    """
+    k, rows = read_kmer_rows(path, ["count"])
+    if complete:
+        require_all(path, k, rows)
+    counts = np.zeros(4**k, dtype=np.int64)
+    for index, row in rows.items():
+        counts[index] = row.count("count")
+    return k, counts
+
+
+def require_all(path: Path, k: int, rows: Mapping[int, KmerRow]) -> None:
+    """Raise UserError, naming the first that is absent, unless there is a row for each of the 4^k k-mers."""
+    if len(rows) < 4**k:
+        absent = next(kmer for index, kmer in enumerate(kmers(k)) if index not in rows)
+        raise UserError(f"{path}: {4**k - len(rows)} of the {4**k} {k}-mers are missing, the first is {absent}")
+
+
+def write_counts(path: Path, counts: npt.NDArray[np.int64], k: int) -> None:
+    """Write `kmer,count` for all k-mers, in alphabetical order; `counts` [4^k] are in that of the token ids."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["kmer", "count"])
+        writer.writerows(sorted((kmer, int(counts[i])) for i, kmer in enumerate(kmers(k))))
