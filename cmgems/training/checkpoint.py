@@ -21,17 +21,12 @@ from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list
-from safetensors import SafetensorError
-from transformers import BertForMaskedLM
-from transformers.utils.logging import disable_progress_bar
+from accelerate.utils import broadcast_object_list
 
 from cmgems.config.schema import CheckpointConfig
-from cmgems.data.tokenizer import save_tokenizer
 from cmgems.errors import UnavailableError, UserError
 from cmgems.runtime.files import (
     atomic_file,
-    atomic_folder,
     flush_to_disk,
     new_token,
     partial_path,
@@ -41,13 +36,12 @@ from cmgems.runtime.files import (
 )
 from cmgems.training.staging import StagingFolder
 from cmgems.training.staging import remove_all as remove_staging_folders
+from cmgems.training.weights import save_weights, state_bytes
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "cmgems.json"
 MANIFEST = "manifest.json"
-DEEPSPEED_TAG = "deepspeed"
-WEIGHTS_FILE = "weights.pt"
 _ERROR = "error"
 _TORCH_WRITER = "inline_container"
 """In the message of the RuntimeError by which torch.save says that it cannot write."""
@@ -104,7 +98,7 @@ class CheckpointWriter:
             remove_staging_folders(parent)
         # In the names of what is being written: a process that a run before has left behind may still write, too.
         [self._token] = broadcast_object_list([new_token()])
-        self._staging = StagingFolder(config.staging, parent, _state_bytes(model))
+        self._staging = StagingFolder(config.staging, parent, state_bytes(model))
         if self._staging.path.parent == parent:
             logger.info(f"/dev/shm lacks room for checkpoints: training waits until they are written to {parent}")
         self._pending: Future[None] | None = None
@@ -123,7 +117,7 @@ class CheckpointWriter:
         self.accelerator.wait_for_everyone()
         with self._named_failures():
             staged = self._staging.new()
-            _save_weights(self.accelerator, self.model, self.optimizer, staged)
+            save_weights(self.accelerator, self.model, self.optimizer, staged)
             if self.accelerator.is_main_process:
                 _write_json(staged / STATE_FILE, asdict(state))
         self._pending = _in_background(self._move, staged, partial, folder)
@@ -213,42 +207,6 @@ class CheckpointWriter:
                     logger.warning(f"{folder} cannot be removed: {error}")
 
 
-def load_checkpoint(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:
-    """Load model and optimizer from what `CheckpointWriter` wrote, or its universal format; collective.
-
-    Learning rate, weight decay and the like stay as the recipe has them.
-    """
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        path, _ = model.load_checkpoint(str(folder), DEEPSPEED_TAG)
-        if path is None:
-            raise RuntimeError(f"DeepSpeed found nothing to load in {folder / DEEPSPEED_TAG}")
-        _separate_step_counts(model.basic_optimizer)
-    else:
-        _load_weights(accelerator, model, optimizer, folder)
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)
-
-
-def _load_weights(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:
-    weights = torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True)
-    accelerator.unwrap_model(model).load_state_dict(weights["model"])
-    optimizer.load_state_dict(weights["optimizer"])
-    if accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(weights["scaler"])
-
-
-def _separate_step_counts(optimizer: torch.optim.Optimizer) -> None:
-    """Give each parameter a step count of its own.
-
-    DeepSpeed 0.19.8 loads ZeRO-3's universal format with one tensor for all groups, which then counts every step once
-    a group; it also gives all groups the first one's weight decay.
-    """
-    for state in optimizer.state.values():
-        if isinstance(state.get("step"), torch.Tensor):
-            state["step"] = state["step"].clone()
-
-
 def read_state(folder: Path) -> RunState:
     """The run state that a checkpoint was saved with."""
     try:
@@ -285,66 +243,6 @@ def write_manifest(folder: Path) -> None:
     _write_json(folder / MANIFEST, {str(path.relative_to(folder)): _digest(path) for path in files})
 
 
-def export_model(accelerator: Accelerator, model: Any, k: int, folder: Path) -> None:
-    """Write model and tokenizer so that transformers' Auto classes load them, in float32; collective.
-
-    Raises UserError if they cannot be written.
-    """
-    weights = _full_precision_weights(accelerator, model)
-    if accelerator.is_main_process:
-        bert = BertForMaskedLM(accelerator.unwrap_model(model).bert.config)
-        bert.load_state_dict(weights)
-        disable_progress_bar()
-        remove_leftovers(folder.parent)
-        try:
-            with atomic_folder(folder, replace=True) as partial:
-                bert.save_pretrained(partial)
-                save_tokenizer(partial, k, bert.config.max_position_embeddings)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"the model cannot be written to {folder}: {error}") from error
-    accelerator.wait_for_everyone()
-
-
-def _save_weights(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:
-    """Write what this rank has to save of model and optimizer; collective.
-
-    Accelerate's own save_state would add random states, which nothing here needs, and bind the checkpoint to a number
-    of processes. Without DeepSpeed every rank has all of it, and rank 0 writes.
-    """
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        model.save_checkpoint(str(folder), DEEPSPEED_TAG)
-    elif accelerator.is_main_process:
-        weights = {
-            "model": accelerator.unwrap_model(model).state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
-        }
-        torch.save(weights, folder / WEIGHTS_FILE)
-
-
-def _state_bytes(model: torch.nn.Module) -> int:
-    """Size of model and optimizer on all ranks together, at most: weights in float32 and 16 bit, and two moments."""
-    return 14 * sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
-
-
-def _full_precision_weights(accelerator: Accelerator, model: Any) -> dict[str, torch.Tensor]:
-    """Weights of the BERT inside `model`, float32 on the CPU: those that the optimizer steps; collective.
-
-    In bf16 and fp16 DeepSpeed computes with rounded copies of them, and under ZeRO-3 each process holds a part only.
-    """
-    parameters = accelerator.unwrap_model(model).bert.named_parameters(remove_duplicate=False)
-    if accelerator.distributed_type != DistributedType.DEEPSPEED:
-        weights = dict(parameters)
-    elif model.zero_optimization_stage() > 0:
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        weights = {name: safe_get_full_fp32_param(parameter) for name, parameter in parameters}
-    else:
-        stepped = _stepped_without_zero(model.optimizer)
-        weights = {name: stepped.get(id(parameter), parameter) for name, parameter in parameters}
-    return {name: tensor.detach().float().cpu() for name, tensor in weights.items()}
-
-
 def _is_permanent(error: BaseException | None) -> bool:
     """Whether an error while writing will come again: no room, or no right to write."""
     return isinstance(error, OSError) and error.errno in _PERMANENT_ERRNOS
@@ -363,12 +261,6 @@ def _in_background(function: Callable[..., None], *arguments: Any) -> Future[Non
 
     threading.Thread(target=run, name="checkpoint", daemon=True).start()
     return future
-
-
-def _stepped_without_zero(optimizer: Any) -> dict[int, torch.Tensor]:
-    """Float32 weights that DeepSpeed steps under ZeRO-0 in bf16 and fp16, by the id of the rounded parameter."""
-    groups = zip(getattr(optimizer, "fp16_groups", ()), getattr(optimizer, "fp32_groups", ()), strict=True)
-    return {id(rounded): full for group in groups for rounded, full in zip(*group, strict=True)}
 
 
 def _move_files(source: Path, target: Path) -> dict[str, str]:

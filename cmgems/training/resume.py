@@ -17,11 +17,9 @@ from cmgems.errors import UserError
 from cmgems.runtime.files import atomic_folder, remove_leftovers
 from cmgems.tracking.run import RunToTrack
 from cmgems.training.checkpoint import (
-    DEEPSPEED_TAG,
     RunState,
     checkpoint_step,
     find_corruption,
-    load_checkpoint,
     read_state,
     write_manifest,
 )
@@ -29,6 +27,7 @@ from cmgems.training.engine import Engine
 from cmgems.training.launch import zero_stage
 from cmgems.training.progress import Progress
 from cmgems.training.run_folder import Run
+from cmgems.training.weights import DEEPSPEED_TAG, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ class Resumption:
 
     def load_into(self, run: Run, engine: Engine, controller: Controller) -> None:
         """Load model, optimizer, progress and curriculum; collective."""
-        load_checkpoint(engine.accelerator, engine.model, engine.optimizer, self.weights)
+        load_weights(engine.accelerator, engine.model, engine.optimizer, self.weights)
         controller.load_state_dict(self.state.curriculum)
         run.progress = Progress(**self.state.progress)
 

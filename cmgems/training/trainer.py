@@ -20,13 +20,14 @@ from cmgems.model.bert import learning_rate, training_flops
 from cmgems.runtime.signals import StopRequest, noting_signals
 from cmgems.tracking.run import Tracker
 from cmgems.training.baselines import fit_baselines, score_baselines
-from cmgems.training.checkpoint import CheckpointWriter, RunState, export_model, step_folder
+from cmgems.training.checkpoint import CheckpointWriter, RunState, step_folder
 from cmgems.training.display import Display
 from cmgems.training.engine import Engine
 from cmgems.training.metrics import LogWindow, evaluation_metrics
 from cmgems.training.run_folder import Run
 from cmgems.training.setup import TrainingData, open_masker
 from cmgems.training.validation import Validation, fixed_maskings
+from cmgems.training.weights import export_model
 
 PLATEAU_STEPS = 1000
 PLATEAU_SHARE = 0.5
