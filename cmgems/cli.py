@@ -5,11 +5,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict
-from tqdm import tqdm
 
 from cmgems.config.command_line import COMMAND, run_command
 from cmgems.config.schema import NpmiConfig, PretrainConfig
@@ -23,6 +22,7 @@ from cmgems.errors import CmgemsError, UserError
 from cmgems.masking.npmi import Counts, human_counts, npmi_from_counts, write_npmi
 from cmgems.runtime.logging import configure_logging
 from cmgems.runtime.process import exit_on_error
+from cmgems.runtime.progress import ProgressLines
 from cmgems.settings import Settings
 
 TOP_SHOWN = 5
@@ -83,15 +83,17 @@ class Npmi(Settings):
         corpus = load_corpus(path)
         if self.k in (None, corpus.k):
             return corpus.k, corpus.counts
-        with tqdm(total=len(corpus.train), desc=f"counting {self.k}-mers", unit="window", disable=None) as bar:
-            return self.k, count_kmers(_sequences(corpus, bar), self.k)
+        with ProgressLines(f"counting {self.k}-mers", len(corpus.train), "window") as progress:
+            return self.k, count_kmers(_sequences(corpus, progress), self.k)
 
 
-def _sequences(corpus: Corpus, bar: "tqdm[Any]") -> Iterator[str]:
-    """The training windows, which `bar` counts."""
+def _sequences(corpus: Corpus, progress: ProgressLines) -> Iterator[str]:
+    """Yield the training windows, and show how many were read."""
+    done = 0
     for windows in corpus.train.with_format("arrow").iter(WINDOWS_AT_ONCE):
         yield from windows["sequence"].to_pylist()
-        bar.update(len(windows))
+        done += len(windows)
+        progress.update(done)
 
 
 class Plan(Settings):

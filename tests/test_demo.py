@@ -89,7 +89,7 @@ def test_bits_per_hidden_base_stand_beside_their_baselines(demo):
 
 def test_it_says_what_happened_and_how_to_look_at_the_run(demo):
     output, run, _ = demo
-    assert "stage genemask gave way to global after step " + run.data.tags["switch.1.step"] in output
+    assert "switched from stage genemask to global after step " + run.data.tags["switch.1.step"] in output
     assert "mlflow ui --backend-store-uri sqlite:///" in output
 
 

@@ -4,8 +4,6 @@ import errno
 import gc
 import hashlib
 import json
-import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import compress, groupby
@@ -18,7 +16,6 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from tqdm import tqdm
 from xxhash import xxh3_64_intdigest
 
 from cmgems.data.corpus import COUNTS, FORMAT, MANIFEST
@@ -30,6 +27,7 @@ from cmgems.data.tokenizer import count_kmers
 from cmgems.data.windows import Window, cut_chromosome, window_lengths
 from cmgems.errors import UserError
 from cmgems.runtime.files import atomic_folder
+from cmgems.runtime.progress import ProgressLines
 
 FEATURES = datasets.Features(
     {
@@ -46,9 +44,6 @@ _DATA = "data-00000-of-00001.arrow"
 _BATCH = 1 << 20  # nucleotides in a record batch of the Arrow file
 
 
-_REPORT_EVERY = 10.0  # seconds, where there is no terminal
-
-
 def prepare_corpus(config: PrepareConfig, output: Path, progress: bool = True) -> dict[str, Any]:
     """Cut genomes into windows and write them as a corpus.
 
@@ -62,7 +57,7 @@ def prepare_corpus(config: PrepareConfig, output: Path, progress: bool = True) -
     output
         Folder to write. It appears under this name when it is complete; on any failure nothing is left.
     progress
-        Show a progress bar on a terminal, or a line every ten seconds in a log.
+        Show a progress bar on a terminal, or a line now and then in a log.
 
     Returns
     -------
@@ -311,17 +306,11 @@ def _describe_chromosome(name: str, size: Chromosome, starts: Mapping[str, int])
     }
 
 
-def _with_progress(pieces: Iterable[Piece], label: str, total: int | None, enabled: bool) -> Iterator[Piece]:
+def _with_progress(pieces: Iterable[Piece], title: str, total: int | None, is_shown: bool) -> Iterator[Piece]:
     """Pass `pieces` on, showing how many nucleotides (of `total`) went by."""
-    is_terminal = sys.stderr.isatty()
     done = 0
-    reported = time.monotonic()
-    with tqdm(total=total, desc=label, unit="b", unit_scale=True, disable=not (enabled and is_terminal)) as bar:
+    with ProgressLines(title, total, "nucleotide", is_shown=is_shown) as progress:
         for piece in pieces:
             yield piece
             done += len(piece.bases)
-            bar.update(len(piece.bases))
-            if enabled and not is_terminal and time.monotonic() - reported >= _REPORT_EVERY:
-                of_total = f" of {total:,}" if total else ""
-                print(f"{label}: {done:,}{of_total} nucleotides", file=sys.stderr, flush=True)
-                reported = time.monotonic()
+            progress.update(done)

@@ -245,7 +245,7 @@ class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not t
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Begin."""
-        self._lines = ProgressLines(self._title, state.max_steps, "step", state.is_world_process_zero)
+        self._lines = ProgressLines(self._title, state.max_steps, "step", is_shown=state.is_world_process_zero)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Count a step."""

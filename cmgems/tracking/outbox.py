@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import mlflow.data
 from mlflow.entities import LifecycleStage, Metric, RunTag
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
-from tqdm import tqdm
 
 from cmgems.errors import UserError
 from cmgems.runtime.logging import hide_password
+from cmgems.runtime.progress import ProgressLines
 from cmgems.tracking.client import LATER, is_refusal
 from cmgems.tracking.journal import JOURNAL, Journal, Message, summarize_error
 
@@ -45,9 +45,9 @@ def sync(folder: Path) -> str:
     journal = Journal(folder)
     try:
         number = journal.count_unsent()
-        with tqdm(total=number, desc=f"sending {folder}", unit="message", disable=None) as bar:
-            for sent in send(journal):
-                bar.update(sent)
+        with ProgressLines(f"sending {folder}", number, "message") as progress:
+            for done in accumulate(send(journal)):
+                progress.update(done)
     except Exception as error:
         [first] = journal.unsent(1)
         raise UserError(

@@ -3,18 +3,14 @@
 import os
 import shutil
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any
-
-from tqdm import tqdm
+from typing import Any, Self
 
 from cmgems.config.schema import PretrainConfig
 from cmgems.curriculum.controller import Controller
 from cmgems.runtime.logging import hide_password
-from cmgems.runtime.progress import SECONDS_BETWEEN_LINES
+from cmgems.runtime.progress import ProgressLines
 from cmgems.training.run_folder import Run
 
 
@@ -25,7 +21,7 @@ def summarise(config: PretrainConfig, controller: Controller, run: Run) -> str:
     for switch in controller.switches:
         measured = " -> ".join(f"{perplexity:.1f}" for perplexity in switch.perplexities[-3:])
         cause = f" (validation perplexity {measured})" if measured else ""
-        lines.append(f"- stage {switch.from_stage} gave way to {switch.to_stage} after step {switch.step}{cause}")
+        lines.append(f"- switched from stage {switch.from_stage} to {switch.to_stage} after step {switch.step}{cause}")
     last = progress.evaluations[-1]
     final = {name: value for name, value in last["perplexity"].items() if name != "stage"}
     shown = ", ".join(f"{name} {value:.1f}" for name, value in final.items())
@@ -63,31 +59,22 @@ class Display:
     """Progress of the run, shown by rank 0."""
 
     def __init__(self, total_steps: int, first_step: int, is_main_process: bool) -> None:
-        self.total_steps, self.first_step, self.is_main_process = total_steps, first_step, is_main_process
-        self._started = self._last_line = time.monotonic()
-        bar = is_main_process and sys.stderr.isatty()
-        self._bar = tqdm(total=total_steps, initial=first_step, unit="step", disable=not bar)
+        """`first_step`: number of steps that the run had done before."""
+        self.is_main_process = is_main_process
+        self._progress = ProgressLines(
+            "training", total_steps, "step", is_shown=is_main_process, first=first_step, leave=True
+        )
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.close()
+    def __exit__(self, *_: object) -> None:
+        self._progress.close()
 
     def training(self, step: int, metrics: Mapping[str, float], stage: str) -> None:
         """Show training metrics after `step` steps."""
-        self._bar.set_postfix_str(f"{stage} loss {metrics['train/loss']:.3f}", refresh=False)
-        self._bar.update(step - self._bar.n)
-        now = time.monotonic()
-        if self._bar.disable and now - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            left = (now - self._started) / (step - self.first_step) * (self.total_steps - step)
-            self.line(
-                f"step {step}/{self.total_steps}  stage {stage}  loss {metrics['train/loss']:.4f}  "
-                f"{metrics['usage/tokens_per_second']:,.0f} tokens/s  about {left / 60:.1f} min left"
-            )
+        loss, speed = metrics["train/loss"], metrics["usage/tokens_per_second"]
+        self._progress.update(step, f"stage {stage}, loss {loss:.4f}, {speed:,.0f} tokens/s")
 
     def evaluation(
         self,
@@ -112,4 +99,4 @@ class Display:
     def line(self, text: str, every_rank: bool = False) -> None:
         """Print a line, above the bar if there is one."""
         if self.is_main_process or every_rank:
-            tqdm.write(text, file=sys.stderr)
+            self._progress.write(text)

@@ -25,6 +25,7 @@ from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import vocabulary
 from cmgems.errors import UserError
+from cmgems.runtime import progress
 
 
 def random_bases(length: int, seed: int) -> str:
@@ -391,7 +392,7 @@ def test_a_broken_corpus_is_named(tmp_path, fasta, damage, message):
 
 
 def test_progress_is_plain_lines_in_a_log(tmp_path, fasta, monkeypatch, capsys):
-    monkeypatch.setattr(corpus_module, "_REPORT_EVERY", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     prepare_corpus(PrepareConfig(inputs=[fasta]), tmp_path / "corpus")
     lines = capsys.readouterr().err.splitlines()
     assert "reading: 120,000 nucleotides" in lines

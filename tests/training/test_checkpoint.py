@@ -338,7 +338,7 @@ def test_storage_that_does_not_answer_ends_the_run_and_is_no_mistake(run, tmp_pa
     monkeypatch.setattr(checkpoint, "_move_files", lambda *arguments: let_go.wait(60) and move(*arguments))
     try:
         with pytest.raises(
-            UserError, match=r"a checkpoint cannot be written to .*: the storage does not answer"
+            UnavailableError, match=r"a checkpoint cannot be written to .*: the storage does not answer"
         ) as ended:
             run("--launch.timeout", "1")
     finally:
