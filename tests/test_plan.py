@@ -163,20 +163,6 @@ def test_model_states_by_hand():
         assert model_states(LAUNCH[name], size, precision, place)[0] == pytest.approx(gpu_bytes, abs=4), name
 
 
-def test_model_states_in_16_bit_are_deepspeeds_own_estimates():
-    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
-    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
-
-    size = model_size(bert_config(ModelConfig(), k=6))
-    for offload, suffix in ((False, ""), (True, "_offload")):
-        host, gpu = estimate_zero2_model_states_mem_needs(size.parameters, 4, 2, cpu_offload=offload)
-        assert model_states(LAUNCH[f"zero2{suffix}"], size, "bf16", Place(8, 2)) == (gpu, host)
-        host, gpu, _ = estimate_zero3_model_states_mem_needs(
-            size.parameters, size.largest_layer, 4, 2, cpu_offload=offload, cpu_offload_params=offload, zero_init=False
-        )
-        assert model_states(LAUNCH[f"zero3{suffix}"], size, "bf16", Place(8, 2)) == (gpu, host)
-
-
 def test_buffers_by_hand():
     size = model_size(bert_config(ModelConfig(), k=6))
     p, rest = size.parameters, size.parameters - size.largest_layer
@@ -526,17 +512,3 @@ def test_the_commands_in_the_page_on_scaling_give_what_stands_there(capsys):
         SCALING.write_text(page)
     assert expected in page, "run it with WRITE_DOCS=1"
     assert json.loads(printed(capsys, *as_json[1:]))["recipe"] == "logo-cm-gems-15"
-
-
-def test_the_checkpoint_intervals_in_the_page_on_scaling_are_youngs():
-    page = SCALING.read_text()
-    gpu_hours = 16_384 * 54 * 24 / 419
-    assert f"{round(gpu_hours, -2):,.0f} GPU hours" in " ".join(page.split())
-    seconds = {"h": 3600, "min": 60}
-    rows = re.findall(r"\| (?:(\d+) GPUs|a partition).* \| (\d+) h \| ([\d.]+) (h|min) \|", page)
-    assert len(rows) == 3
-    for gpus, between_failures, interval, unit in rows:
-        if gpus:
-            assert float(between_failures) == pytest.approx(gpu_hours / int(gpus), abs=0.5)
-        young = (2 * 10 * float(between_failures) * 3600) ** 0.5
-        assert float(interval) * seconds[unit] == pytest.approx(young, rel=0.02)

@@ -87,8 +87,7 @@ def test_windows_stand_from_the_longest_to_the_shortest():
     assert samples[longest_first(samples, lengths)].tolist() == [3, 1, 4, 0, 2]
 
 
-def test_validation_windows_are_distinct_and_always_the_same():
+def test_validation_windows_are_distinct_and_fewer_are_the_first_of_more():
     samples = validation_samples(15, 100, 9)
     assert len(set(samples)) == 15
-    assert (validation_samples(15, 100, 9) == samples).all()
     assert (validation_samples(10, 100, 9) == samples[:10]).all()

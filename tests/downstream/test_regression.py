@@ -41,12 +41,6 @@ def test_it_tells_apart_what_the_k_mers_tell_apart():
     assert predictions.probabilities.sum(axis=1) == pytest.approx(1)
 
 
-def test_nothing_in_it_is_random():
-    train, test = split(rich_in("AT", 20, 1), rich_in("AC", 20, 2)), split(rich_in("AT", 5, 3), rich_in("AC", 5, 4))
-    first, second = (regression(train, test, classes=2).probabilities for _ in range(2))
-    assert first.tolist() == second.tolist()
-
-
 def test_a_class_without_training_rows_has_a_column_of_zeros():
     train = split(rich_in("AT", 20, 1), [], rich_in("CG", 20, 2))
     test = split(rich_in("AT", 5, 3), rich_in("AC", 5, 4), rich_in("CG", 5, 5))

@@ -31,19 +31,6 @@ def test_tasks_are_those_of_gue_with_a_group():
     assert set(TABLE.tasks) == {task.name for task in load_suite(SUITE).tasks if task.group is not None}
 
 
-def test_columns_have_labels_and_steps():
-    assert {(model.label, model.steps) for model in TABLE.models[:4]} == {
-        ("DNABERT-2, BPE", 120_000),
-        ("DNABERT, 6-mer", 120_000),
-        ("NT 500M, human", None),
-        ("DNABERT-2, k-mer", 120_000),
-    }
-    assert [model.label for model in TABLE.of_steps(10_000)] == [
-        *("DNABERT Global-PMI", "DNABERT GeneMask", "DNABERT CM-Step", "DNABERT CM-GEMS"),
-        *("LOGO Global-PMI", "LOGO GeneMask", "LOGO CM-Step", "LOGO CM-GEMS"),
-    ]
-
-
 def test_means_and_the_best_model_over_some_tasks():
     tasks = ["tf/0", "tf/2"]
     assert TABLE.mean(MODELS["dnabert_cmgems_10k"], tasks) == pytest.approx((66.07 + 57.66) / 2)
