@@ -207,7 +207,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _gather_overrides(arguments: list[str]) -> list[str]:
-    """The arguments, with the settings of a recipe that `cmgems plan` is given put into its one option for them."""
+    """Return the arguments, with the settings of a recipe that `cmgems plan` is given put into its one option for
+    them."""
     if arguments[:1] != ["plan"]:
         return arguments
     own, overrides = [], []

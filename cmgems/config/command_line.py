@@ -43,9 +43,13 @@ class _CommandLine(PretrainConfig, BaseSettings):  # type: ignore[misc]  # both 
 
 
 def load_config(arguments: list[str], program: str = "pretrain.py") -> PretrainConfig:
-    """Read the recipe that `--config` names, and the overrides, from command-line arguments.
+    """Read the recipe that `--config` names, and the overrides, from command-line arguments. `--help` prints all
+    settings and exits.
 
-    Raises UserError naming the setting that is wrong. `--help` prints all settings and exits.
+    Raises
+    ------
+    UserError
+        Naming the setting that is wrong.
     """
     in_lists, rest = _split_off_list_overrides(arguments)
     overrides = _parse_command_line(rest, program)
@@ -62,8 +66,12 @@ def load_config(arguments: list[str], program: str = "pretrain.py") -> PretrainC
 def run_command(command: type[BaseSettings], arguments: list[str]) -> None:
     """Read the settings of a command from its arguments, and call its `cli_cmd`; `--a-name` is the same as `--a_name`.
 
-    A deprecated option is taken for its new name, with a warning.
-    Raises UserError naming the setting that is wrong. `--help` prints all settings and exits.
+    A deprecated option is taken for its new name, with a warning. `--help` prints all settings and exits.
+
+    Raises
+    ------
+    UserError
+        Naming the setting that is wrong.
     """
     try:
         CliApp.run(command, cli_args=[_renamed(_underscored(argument)) for argument in arguments])
@@ -88,7 +96,7 @@ def _renamed(argument: str) -> str:
 
 
 def describe_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line a mistake: the setting's dotted name, what is wrong, and what it was."""
+    """Return one line a mistake: the setting's dotted name, what is wrong, and what it was."""
     lines = []
     for mistake in error.errors():
         where = ".".join(str(part) for part in mistake["loc"])
@@ -181,7 +189,7 @@ def _parse_command_line(arguments: list[str], program: str) -> dict[str, Any]:
 
 
 def _help_on_stages() -> str:
-    """The settings inside a stage, which stand in lists: pydantic-settings shows the list only."""
+    """Return the settings inside a stage, which stand in lists: pydantic-settings shows the list only."""
     lines = ["inside a stage (N counts stages, M the maskings of a mix, from 0):"]
     groups: list[tuple[str, type[BaseModel]]] = [("N", StageConfig)]
     groups += [("N.masking.M", strategy) for strategy in STRATEGIES.values()]
@@ -196,7 +204,7 @@ def _help_on_stages() -> str:
 
 
 def _setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all settings of a model; a list of groups counts as one setting."""
+    """Yield the dotted names of all settings of a model; a list of groups counts as one setting."""
     for name, field in model.model_fields.items():
         group = _group(field.annotation)
         if group is None:
@@ -206,6 +214,6 @@ def _setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _group(annotation: Any) -> type[Settings] | None:
-    """The group of settings that an annotation such as `Group` or `Group | None` names."""
+    """Return the group of settings that an annotation such as `Group` or `Group | None` names."""
     alternatives = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     return next((t for t in alternatives if isinstance(t, type) and issubclass(t, Settings)), None)

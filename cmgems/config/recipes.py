@@ -13,8 +13,14 @@ DEMO_RECIPE = "demo"
 
 
 def read_named_recipe(name: str) -> dict[str, Any]:
-    """Values of a recipe, given as a file or by the name of one that ships with cmgems; `RECIPE+VARIANT` is a recipe
-    with a few settings replaced, by a file in `cmgems/recipes/variants`, and a name of its own."""
+    """Return the values of a recipe, given as a file or by the name of one that ships with cmgems; `RECIPE+VARIANT` is
+    a recipe with a few settings replaced, by a file in `cmgems/recipes/variants`, and a name of its own.
+
+    Raises
+    ------
+    UserError
+        If there is no such recipe or variant, or its file cannot be read.
+    """
     if Path(name).is_file():
         return read_recipe(Path(name))
     recipe, variants = name, list[str]()
@@ -32,7 +38,13 @@ def read_named_recipe(name: str) -> dict[str, Any]:
 
 
 def find_recipe(name: str) -> Path:
-    """Path of a recipe, given as a file or by the name of one in `cmgems/recipes`."""
+    """Path of a recipe, given as a file or by the name of one in `cmgems/recipes`.
+
+    Raises
+    ------
+    UserError
+        If there is neither a file nor a recipe of that name.
+    """
     for path in (Path(name), RECIPES / f"{name}.yaml"):
         if path.is_file():
             return path
@@ -40,17 +52,24 @@ def find_recipe(name: str) -> Path:
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that ship with cmgems (files starting with _ are parts that recipes extend)."""
+    """Return the names of the recipes that ship with cmgems (files starting with _ are parts that recipes extend)."""
     return sorted(path.stem for path in RECIPES.glob("[!_]*.yaml"))
 
 
 def variant_names() -> list[str]:
-    """Names of the variants that every recipe has, as RECIPE+VARIANT."""
+    """Return the names of the variants that every recipe has, as RECIPE+VARIANT."""
     return sorted(path.stem for path in VARIANTS.glob("*.yaml"))
 
 
 def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Values in a recipe file, merged over those of the file that its `extends` names (relative to it, or shipped)."""
+    """Return the values in a recipe file, merged over those of the file that its `extends` names (relative to it, or
+    shipped).
+
+    Raises
+    ------
+    UserError
+        If a file is missing or no mapping, or extends itself.
+    """
     if path.resolve() in extended_by:
         raise UserError(f"{path}: extends: the file extends itself, by way of {extended_by[-1]}")
     values = read_mapping(path, "a recipe is a mapping of settings")
@@ -64,7 +83,13 @@ def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any
 
 
 def read_mapping(path: Path, expected: str) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping. Raises UserError that says what was `expected` where it does not."""
+    """Read a YAML file that holds a mapping.
+
+    Raises
+    ------
+    UserError
+        If the file does not; the message says what was `expected`.
+    """
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

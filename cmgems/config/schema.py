@@ -255,7 +255,7 @@ class PretrainConfig(Settings):
 
 
 def flatten(config: BaseModel) -> dict[str, Any]:
-    """Settings as a flat mapping of dotted names, in the order of the classes above."""
+    """Return the settings as a flat mapping of dotted names, in the order of the classes above."""
 
     def walk(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):

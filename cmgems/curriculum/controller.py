@@ -81,7 +81,7 @@ class Controller:
         return switch
 
     def state_dict(self) -> dict[str, Any]:
-        """The state that a checkpoint keeps, as JSON values."""
+        """Return the state that a checkpoint keeps, as JSON values."""
         return {
             "index": self.index,
             "stage_start": self.stage_start,
@@ -90,7 +90,13 @@ class Controller:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the state of a checkpoint. Raises UserError if it is in a stage that the curriculum has not."""
+        """Take over the state of a checkpoint.
+
+        Raises
+        ------
+        UserError
+            If it is in a stage that the curriculum has not.
+        """
         if state["index"] >= len(self.config.stages):
             raise UserError(
                 f"curriculum.stages: the checkpoint is in stage {state['index']} (counted from 0), "

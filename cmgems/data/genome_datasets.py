@@ -29,6 +29,13 @@ _LARGEST_START = 2**62  # what is added to it still fits 64 bits
 
 
 def dataset_units(source: str) -> Iterator[Unit]:
+    """Yield a dataset whose rows are regions, or each split of one whose rows are records.
+
+    Raises
+    ------
+    UserError
+        If the dataset cannot be loaded, or lacks the columns of a genome.
+    """
     loaded = load_dataset(source)
     parts: dict[Any, Any] = loaded if isinstance(loaded, datasets.DatasetDict) else {None: loaded}
     for dataset in parts.values():
@@ -117,7 +124,8 @@ def _cells(dataset: Any, order: npt.NDArray[np.int64], source: str) -> Iterator[
 
 
 def _consecutive(order: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Yield rows that stand beside each other and follow each other in `order`: the first, and that after the last."""
+    """Yield the rows that stand beside each other and follow each other in `order`: the first, and that after the
+    last."""
     for begin in range(0, len(order), _ROWS):
         rows = order[begin : begin + _ROWS]
         for group in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):

@@ -30,11 +30,19 @@ def is_zip(path: Path) -> bool:
 
 
 def file_units(path: Path) -> Iterator[Unit]:
+    """Yield a FASTA or GenBank file."""
     with path.open("rb") as file:
         yield Unit(str(path), "line", _file_texts(file, str(path)))
 
 
 def archive_units(path: Path) -> Iterator[Unit]:
+    """Yield the FASTA and GenBank files in a zip archive, one at a time.
+
+    Raises
+    ------
+    UserError
+        If the archive is damaged, or has no genome in it.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if _is_genome_name(name)]

@@ -163,7 +163,7 @@ def _units(source: str) -> Iterator[Unit]:
 
 
 def _is_hub_genome(source: str) -> bool:
-    """Whether `source` may be on the hub; the name of a genome file is rather a mistyped path."""
+    """Return whether `source` may be on the hub; the name of a genome file is rather a mistyped path."""
     return is_hub_name(source) and Path(source).suffix.lower() not in GENOME_SUFFIXES
 
 

@@ -23,14 +23,26 @@ class KmerRow:
     fields: dict[str, str | None]
 
     def count(self, column: str) -> int:
-        """The field as a whole number of at least 0."""
+        """Return the field as a whole number of at least 0.
+
+        Raises
+        ------
+        UserError
+            If it is none.
+        """
         text = self.fields[column] or ""
         if not (text.isascii() and text.isdigit()):
             raise UserError(f"{self.where}: {column} is '{text}'; it must be a whole number, 0 or more")
         return int(text)
 
     def value(self, column: str) -> float:
-        """The field as a finite number or -inf."""
+        """Return the field as a finite number or -inf.
+
+        Raises
+        ------
+        UserError
+            If it is none.
+        """
         text = self.fields[column] or ""
         try:
             number = float(text)
@@ -42,7 +54,13 @@ class KmerRow:
 
 
 def read_kmer_rows(path: Path, columns: list[str]) -> tuple[int, dict[int, KmerRow]]:
-    """k and the rows by k-mer (0 for the first in the order of token ids) of a CSV with a `kmer` column."""
+    """k and the rows by k-mer (0 for the first in the order of token ids) of a CSV with a `kmer` column.
+
+    Raises
+    ------
+    UserError
+        Naming the file, and the line where there is one, of what is wrong.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -72,7 +90,7 @@ def read_kmer_rows(path: Path, columns: list[str]) -> tuple[int, dict[int, KmerR
 
 
 def kmers(k: int) -> list[str]:
-    """All k-mers in the order of their token ids."""
+    """Return all k-mers in the order of their token ids."""
     return vocabulary(k)[len(SPECIAL_TOKENS) :]
 
 

@@ -39,12 +39,12 @@ class MicroBatch:
     """Row of each window in its split [B]."""
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """The same on another device."""
+        """Return the same on another device."""
         move = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.epoch, self.sample_id))
         return MicroBatch(*move)
 
     def pin_memory(self) -> "MicroBatch":
-        """The same in page-locked memory (called by the loader when it feeds a GPU)."""
+        """Return the same in page-locked memory (called by the loader when it feeds a GPU)."""
         return MicroBatch(*(tensor.pin_memory() for tensor in (self.ids, self.epoch, self.sample_id)))
 
 
@@ -106,7 +106,7 @@ class ValidationRows:
 
 @contextmanager
 def iterating(loader: DataLoader[Any]) -> Iterator[Iterator[MicroBatch]]:
-    """An iterator over a loader, whose workers have ended when this ends.
+    """Give an iterator over a loader, whose workers have ended when this ends.
 
     Left to itself the iterator ends them when nothing refers to it any more. That can be after the interpreter has
     begun to wait for them at its exit: without end, as they pass over the SIGTERM that it sends.

@@ -99,7 +99,7 @@ def _count_words(sequences: Iterable[str], length: int) -> Integers:
 
 
 def _words(digits: NDArray[np.uint8], length: int) -> Digits:
-    """The word that begins at each place, as a number; 4**length if it contains a non-base."""
+    """Return the word that begins at each place, as a number; 4**length if it contains a non-base."""
     word: Digits = digits.astype(np.uint32)
     size = 1
     for bit in f"{length:b}"[1:]:
@@ -301,7 +301,8 @@ def _filter(tables: _Tables, order: int, stretches: _Stretches) -> list[_Step]:
 
 
 def _transitions(tables: _Tables, pattern: bytes, context: Integers, farthest: int, visible: Integers | None) -> Reals:
-    """Probabilities [n or 1, C, V, R] of the next base, or of the `visible` one [n], after the context [n, m]."""
+    """Return probabilities [n or 1, C, V, R] of the next base, or of the `visible` one [n], after the context [n,
+    m]."""
     m = len(pattern)
     if visible is None and farthest == 4 and _VISIBLE not in pattern:
         return tables.all_hidden
@@ -319,12 +320,13 @@ def _transitions(tables: _Tables, pattern: bytes, context: Integers, farthest: i
 
 
 def _predict_from_one_side(steps: list[_Step]) -> Iterator[Floats]:
-    """Probabilities [n, 4] of each hidden base, first to last, under the visible ones before it."""
+    """Yield probabilities [n, 4] of each hidden base, first to last, under the visible ones before it."""
     return (_normalize(transitions, weights) for weights, transitions in steps if transitions.shape[2] == 4)
 
 
 def _predict_from_both_sides(steps: list[_Step]) -> Iterator[Floats]:
-    """Probabilities [n, 4] of each hidden base, first to last, under all visible ones (the backward recursion)."""
+    """Yield probabilities [n, 4] of each hidden base, first to last, under all visible ones (the backward
+    recursion)."""
     predictions = []
     after: Reals = np.ones((1, 1), dtype=np.float32)  # [n, V * R], up to a factor, of what is visible behind, by state
     for weights, transitions in reversed(steps):
@@ -340,7 +342,8 @@ def _predict_from_both_sides(steps: list[_Step]) -> Iterator[Floats]:
 
 
 def _normalize(following: Reals, weights: Reals) -> Floats:
-    """Probabilities [n, 4] of the base: the sum of `following` [n or 1, C, 4, R] by `weights` [n, C, R] over states.
+    """Return probabilities [n, 4] of the base: the sum of `following` [n or 1, C, 4, R] by `weights` [n, C, R] over
+    states.
 
     Raises
     ------
@@ -354,7 +357,7 @@ def _normalize(following: Reals, weights: Reals) -> Floats:
 
 
 def _score(predictions: Iterable[Floats], stretches: _Stretches) -> Floats:
-    """Sums [2] of -log2 of the true base's probability, and of whether it is the most probable base."""
+    """Return the sums [2] of -log2 of the true base's probability, and of whether it is the most probable base."""
     sums = np.zeros(2)
     places = [t for t, symbol in enumerate(stretches.pattern) if symbol == _HIDDEN]
     for place, probabilities in zip(places, predictions, strict=True):

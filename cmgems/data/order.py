@@ -19,7 +19,8 @@ _LOW32 = np.uint64(0xFFFFFFFF)
 
 
 def permute(index: Int64, size: int, seed: int, epoch: Int64) -> Int64:
-    """Places that `index` (each in 0..size-1) takes in the keyed order of `size` items in each one's `epoch`."""
+    """Return the places that `index` (each in 0..size-1) takes in the keyed order of `size` items in each one's
+    `epoch`."""
     half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     keys = _mix(_mix(np.full(len(index), seed, np.uint64) + _GOLDEN) + epoch.astype(np.uint64) + _GOLDEN)
     result = index.astype(np.uint64)
@@ -39,7 +40,7 @@ def _feistel(value: npt.NDArray[np.uint64], half_bits: int, key: npt.NDArray[np.
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014), cut to 32 bits; unsigned arrays wrap."""
+    """Return the finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014), cut to 32 bits; unsigned arrays wrap."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return (x ^ (x >> np.uint64(31))) & _LOW32
@@ -68,7 +69,7 @@ class BatchPlan:
         return -(-self.global_batch // (self.processes * self.accumulation))
 
     def slots(self, micro_step: int, rank: int) -> Int64:
-        """Places in the global batch that one micro-batch holds; -1 where a row is empty."""
+        """Return the places in the global batch that one micro-batch holds; -1 where a row is empty."""
         start = (micro_step * self.processes + rank) * self.micro_batch
         slots = np.arange(start, start + self.micro_batch)
         return np.where(slots < self.global_batch, slots, -1)
@@ -91,10 +92,11 @@ def validation_samples(windows: int, size: int, seed: int) -> Int64:
 
 
 def longest_first(samples: Int64, lengths: npt.NDArray[np.integer[Any]]) -> Int64:
-    """The order that puts windows of about the same length into the same micro-batch, where little of it is padding."""
+    """Return the order that puts windows of about the same length into the same micro-batch, where little of it is
+    padding."""
     return np.argsort(-lengths[samples], kind="stable")
 
 
 def in_slots(values: Int64, slots: Int64) -> Int64:
-    """The values of the windows in `slots`; -1 in the empty ones."""
+    """Return the values of the windows in `slots`; -1 in the empty ones."""
     return np.where(slots >= 0, values[slots], -1)

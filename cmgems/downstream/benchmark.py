@@ -80,7 +80,7 @@ def benchmark(config: BenchmarkConfig) -> None:
 
 
 def _baselines(subject: Candidate) -> Iterator[Candidate]:
-    """What the model has to beat, as far as there is it."""
+    """Yield what the model has to beat, as far as there is it."""
     start = untrained_start(subject)
     if start is not None:
         yield start
@@ -104,14 +104,15 @@ class _Reader:
         self._last: TaskData | None = None
 
     def read(self, task: Task) -> TaskData:
-        """The data of a task."""
+        """Return the data of a task."""
         if self._last is None or self._last.task.name != task.name:
             self._last = read_task(task, self._config.data, self._config.resplit)
         return self._last
 
 
 def table(suite: Suite, tasks: list[Task], results: list[Result]) -> str:
-    """Means and standard deviations over the seeds of each task and subject, x 100 as they are published, in text."""
+    """Return the means and standard deviations over the seeds of each task and subject, x 100 as they are published, in
+    text."""
     subjects = sorted({(r.kind != "model", r.kind == "k-mer regression", r.subject) for r in results})
     names = [name for *_, name in subjects]
     lines = [["task", *names]]

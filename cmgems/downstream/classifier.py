@@ -42,7 +42,13 @@ class Source:
 
 
 def load_encoder(source: Source) -> Encoder:
-    """How the model takes sequences. Raises UserError where there is no such model, or it is not one for DNA."""
+    """Return how the model takes sequences.
+
+    Raises
+    ------
+    UserError
+        If there is no such model, or it is not one for DNA.
+    """
     config, tokenizer = _config(source), _tokenizer(source)
     try:
         return make_encoder(tokenizer, config, source.model, source.max_tokens)
@@ -54,10 +60,15 @@ def load_encoder(source: Source) -> Encoder:
 
 
 def load_classifier(source: Source, classes: int, dropout: float | None, seed: int) -> Any:
-    """The model with a new head for `classes` classes, in float32.
+    """Return the model with a new head for `classes` classes, in float32.
 
     `seed` draws all weights that are new. `dropout` replaces the model's own on hidden states, where it has such a
-    setting. Raises UserError if weights of the model itself are missing.
+    setting.
+
+    Raises
+    ------
+    UserError
+        If weights of the model itself are missing.
     """
     config = _config(source)
     config.num_labels = classes
@@ -93,7 +104,7 @@ def load_classifier(source: Source, classes: int, dropout: float | None, seed: i
 
 
 def digest(source: Source) -> str:
-    """Fingerprint of the weights, or of the architecture alone where they are random."""
+    """Return the fingerprint of the weights, or of the architecture alone where they are random."""
     folder = Path(source.model)
     if not folder.is_dir():
         config = _config(source)
@@ -102,7 +113,8 @@ def digest(source: Source) -> str:
 
 
 def architecture_digest(source: Source) -> str:
-    """Fingerprint of the architecture and the vocabulary; not of weights, their precision, or where they are."""
+    """Return the fingerprint of the architecture and the vocabulary; not of weights, their precision, or where they
+    are."""
     settings = _config(source).to_dict()
     settings = {k: v for k, v in settings.items() if not k.startswith("_") and k not in _NOT_ARCHITECTURE}
     text = json.dumps([settings, load_encoder(source).tokenizer.get_vocab()], sort_keys=True, default=str)

@@ -116,6 +116,11 @@ def divide(split: Split, share: float, seed: int) -> tuple[Split, Split]:
 
     Which rows go where depends on the sequences and the seed alone, not on their order; equal sequences of a class are
     neighbours in the ranking, so that at most one such group is divided. The order of the rows stays.
+
+    Raises
+    ------
+    UserError
+        If there are too few rows.
     """
     keys = [blake2b(f"{seed}\t{sequence}".encode(), digest_size=16).digest() for sequence in split.sequences]
     is_first = np.zeros(len(split), dtype=bool)
@@ -205,6 +210,11 @@ def read_split(lines: Iterable[Row], source: str, counted_in: str, classes: int,
         Number of classes of the task: labels are 0..classes-1.
     longest
         Length of the task's longest sequence, in nucleotides; None: any.
+
+    Raises
+    ------
+    UserError
+        Naming the source and the row of what is wrong; also if there are no rows.
     """
     sequences: list[str] = []
     labels: list[int] = []
@@ -224,6 +234,11 @@ def read_split(lines: Iterable[Row], source: str, counted_in: str, classes: int,
 
 def join_kmers(text: str, where: str) -> str:
     """Return the sequence that overlapping k-mers with blanks between them were made of; text without blanks as it is.
+
+    Raises
+    ------
+    UserError
+        If the k-mers do not overlap; `where` begins the message.
 
     Examples
     --------

@@ -87,7 +87,7 @@ class Experiment:
         }
 
     def description(self) -> dict[str, Any]:
-        """What a result says about its suite, task and subject that does not determine the numbers."""
+        """Return what a result says about its suite, task and subject that does not determine the numbers."""
         task = self.task
         return {
             "protocol": self.protocol.name,
@@ -122,8 +122,14 @@ def find_or_compute(
 
 
 def existing_result(experiment: Experiment, data: TaskData, folder: Path) -> Result | None:
-    """The result in a folder, if there is one of the same data, recipe and model; what it says of them is brought up to
-    date. Raises UserError if there is one of another model in its place."""
+    """Return the result in a folder, if there is one of the same data, recipe and model; what it says of them is
+    brought up to date.
+
+    Raises
+    ------
+    UserError
+        If there is one of another model in its place.
+    """
     if not (folder / RESULT).is_file():
         return None
     try:
@@ -168,6 +174,11 @@ def run(
 
     `keep_model` writes the fine-tuned classifier and its tokenizer there too, in a folder `model`. `features` keeps
     what the next probe of the same model and task needs again.
+
+    Raises
+    ------
+    UserError
+        If another launch computes it, the folder is not shared, or the data or the model cannot be used.
     """
     state = PartialState()
     with result_files(folder, state.is_main_process) as partial:
@@ -282,7 +293,7 @@ def _result(experiment: Experiment, data: TaskData, scored: _Scored) -> Result:
 
 
 def _data_digest(data: TaskData) -> str:
-    """Fingerprint of all sequences and labels, and of which split they are in."""
+    """Return the fingerprint of all sequences and labels, and of which split they are in."""
     total = sha256(b"resplit" if data.resplit else b"")
     for name, split in data.splits.items():
         total.update(f"{name} {len(split)}\n".encode())

@@ -42,12 +42,13 @@ class FeatureReader:
         self._last: Features | None = None
 
     def of_model(self, source: Source, data: TaskData, seed: int, title: str) -> Features:
-        """The means of a model's hidden states. `seed` draws random weights; `title` is shown with the progress."""
+        """Return the means of a model's hidden states. `seed` draws random weights; `title` is shown with the
+        progress."""
         key = (source, seed if source.random_weights else None)
         return self._read(key, data, lambda: model_features(source, data, self._machine, seed, title))
 
     def of_kmers(self, data: TaskData) -> Features:
-        """The shares of the k-mers."""
+        """Return the shares of the k-mers."""
         return self._read("k-mers", data, lambda: kmer_features(data))
 
     def _read(self, key: Any, data: TaskData, compute: Callable[[], Features]) -> Features:
@@ -104,6 +105,11 @@ def mean_hidden_states(
 
     Special tokens and padding do not count; of a sequence in several windows all tokens count alike. A model that
     returns the hidden states of its last layer alone has one layer. `name` is what errors call the model.
+
+    Raises
+    ------
+    UserError
+        If the model returns no hidden states, or values that are not finite.
     """
     device = next(model.parameters()).device
     longest_first = sorted(range(len(rows)), key=lambda row: -len(rows.ids[row]))
@@ -147,7 +153,7 @@ def _hidden_states(model: Any, inputs: Mapping[str, torch.Tensor], name: str) ->
 def _means(
     hidden: tuple[torch.Tensor, ...], counts: torch.Tensor, row_of_window: torch.Tensor, rows: int
 ) -> torch.Tensor:
-    """Means [rows, layers, width] over the tokens that count."""
+    """Return the means [rows, layers, width] over the tokens that count."""
     weights = counts.float()
     of_windows = torch.stack([torch.einsum("wth,wt->wh", layer.float(), weights) for layer in hidden], dim=1)
     sums = of_windows.new_zeros(rows, *of_windows.shape[1:]).index_add(0, row_of_window, of_windows)

@@ -65,7 +65,13 @@ class Outcome:
 
 
 def start_processes() -> PartialState:
-    """Let the processes of a launch find each other: NCCL on GPUs, else gloo. Raises UserError where they do not."""
+    """Let the processes of a launch find each other: NCCL on GPUs, else gloo.
+
+    Raises
+    ------
+    UserError
+        If the launcher asked for DeepSpeed, or the processes do not find each other.
+    """
     if launched_with_deepspeed():
         raise UserError("fine-tuning runs without DeepSpeed: launch with --config_file deepspeed_configs/ddp.yaml")
     on_cpu = not torch.cuda.is_available()
@@ -94,7 +100,11 @@ def fine_tune(
     `recipe` has a single learning rate. With a split `dev` and `recipe.evaluate_every`, the weights of the highest MCC
     on it are scored, of equal ones the earliest; else those of the last step. `folder` is for checkpoints meanwhile,
     the same on all processes; `title` is shown with the progress. Afterwards `model` has the weights that were scored.
-    Raises DivergedError if outputs are no longer finite.
+
+    Raises
+    ------
+    DivergedError
+        If outputs are no longer finite.
     """
     began = time.monotonic()
     arguments = _arguments(recipe, machine, seed, folder, "dev" in splits)
@@ -217,7 +227,8 @@ class _ClassifierTrainer(Trainer):  # type: ignore[misc]  # transformers is not 
 
 
 def _metrics(scored: EvalPrediction) -> dict[str, float]:
-    """All metrics of a split, and its loss: the Trainer's own counts rows twice where processes do not divide them."""
+    """Return all metrics of a split, and its loss: the Trainer's own counts rows twice where processes do not divide
+    them."""
     predictions = _predictions(scored)
     of_label = np.take_along_axis(predictions.probabilities, predictions.labels[:, None], axis=1)
     loss = -np.log(np.maximum(of_label, np.finfo(np.float64).tiny)).mean()
@@ -259,7 +270,7 @@ class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not t
 
 
 def _history(logged: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """What the Trainer logged, with the validation's metrics named `dev/...`."""
+    """Return what the Trainer logged, with the validation's metrics named `dev/...`."""
     history = []
     for entry in logged:
         if "loss" in entry:

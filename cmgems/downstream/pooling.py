@@ -27,7 +27,12 @@ class MeanPooledClassifier(nn.Module):
     def __init__(self, classifier: Any, encoder: Encoder, name: str) -> None:
         """Draw the linear layer from torch's generator, in the state in which `load_classifier` leaves it.
 
-        `name` is what errors call the model. Raises UserError if it has no encoder apart from its classifier.
+        `name` is what errors call the model.
+
+        Raises
+        ------
+        UserError
+            If it has no encoder apart from its classifier.
         """
         super().__init__()
         self.config = config = classifier.config

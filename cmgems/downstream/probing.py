@@ -153,7 +153,7 @@ class _Regression:
         return Fit(self.model.n_features_in_, self.model.solver, iterations, iterations < self.model.max_iter)
 
     def predict(self, features: npt.NDArray[np.floating], labels: npt.NDArray[np.int64]) -> Predictions:
-        """Probabilities of all classes; of one that the training rows do not have 0."""
+        """Return probabilities of all classes; of one that the training rows do not have 0."""
         probabilities = np.zeros((len(features), self.classes))
         known = self.model.predict_proba(self.scaler.transform(features.astype(np.float64)))
         probabilities[:, self.model.classes_] = known

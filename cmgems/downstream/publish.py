@@ -102,10 +102,15 @@ class Publisher:
 
 
 def find_parent(run: Path, uri: str | None, experiment: str, name: str) -> MlflowRunRef:
-    """The MLflow run that the results below the folder `run` belong to.
+    """Return the MLflow run that the results below the folder `run` belong to.
 
     That is the run of the pretraining, if there was one in the folder. Without one, or where `uri` names another place
-    than that run's, it is a run named `name`, which is made once. Raises UserError where MLflow does not answer.
+    than that run's, it is a run named `name`, which is made once.
+
+    Raises
+    ------
+    UserError
+        If MLflow does not answer.
     """
     tracking = TrackingConfig(uri=uri or TrackingConfig().uri, experiment=experiment)
     wanted = place_of_run(tracking, "").uri if uri else None
@@ -127,12 +132,12 @@ def _one_at_a_time(run: Path) -> FileLock:
 
 
 def tracking_uri(run: Path, uri: str | None) -> str:
-    """Where results below the folder `run` go to, if the setting names `uri` or nothing."""
+    """Return where results below the folder `run` go to, if the setting names `uri` or nothing."""
     return uri or next((place.uri for place in _known_parents(run)), TrackingConfig().uri)
 
 
 def _known_parents(run: Path) -> list[MlflowRunRef]:
-    """The run of the pretraining, and the one that was made for want of it, as far as there are any."""
+    """Return the run of the pretraining, and the one that was made for want of it, as far as there are any."""
     record = run / DOWNSTREAM / RECORD
     made_here = MlflowRunRef(**json.loads(record.read_text())) if record.is_file() else None
     return [place for place in (find_place(run), made_here) if place is not None]
@@ -153,7 +158,7 @@ def publish_result(folder: Path, result: Result, parent: MlflowRunRef) -> str:
 
 
 def _finished_child(client: MlflowClient, result: Result, parent: MlflowRunRef) -> str | None:
-    """The child run of this result, if it is whole; what is left of others in its place is deleted."""
+    """Return the child run of this result, if it is whole; what is left of others in its place is deleted."""
     experiment = client.get_run(parent.run).info.experiment_id
     same = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run}' AND tags.`{KEY}` = '{_key(result)}'"
     for run in client.search_runs([experiment], same):
@@ -198,7 +203,7 @@ def _create_child(client: MlflowClient, folder: Path, result: Result, parent: Ml
 
 
 def _child_metrics(result: Result, began: int, ended: int) -> Iterator[Metric]:
-    """The fine-tuning's history and the final scores, as MLflow takes them."""
+    """Yield the fine-tuning's history and the final scores, as MLflow takes them."""
     last = max((int(entry["step"]) for entry in result.history), default=0)
     for entry in result.history:
         step = int(entry["step"])
@@ -241,7 +246,8 @@ def publish_report(run: Path, files: Sequence[Path]) -> None:
 
 
 def suite_metrics(suite: Suite, results: Sequence[Result]) -> dict[tuple[str, int], float]:
-    """Metrics of a suite for the pretraining run, by name and step: of its models, and of its baselines at their steps.
+    """Return the metrics of a suite for the pretraining run, by name and step: of its models, and of its baselines at
+    their steps.
 
     `gue/mcc/TASK` is the mean over the seeds, `gue/mcc_sd/TASK` their standard deviation; `_random` and `_kmers` are
     the baselines. `gue/mean_mcc_GROUP` is there once all tasks of the group are. A task on a training split of another
@@ -267,7 +273,7 @@ def suite_metrics(suite: Suite, results: Sequence[Result]) -> dict[tuple[str, in
 def _named_scores(
     suite: Suite, results: Sequence[Result], groups: Mapping[str, list[str]], suffix: str
 ) -> dict[str, float]:
-    """The metrics of one subject, without steps."""
+    """Return the metrics of one subject, without steps."""
     named: dict[str, Score] = {}
     for resplit, prefix in ((False, ""), (True, "resplit_")):
         scores = task_scores([r for r in results if r.resplit == resplit], suite.metric)
@@ -280,7 +286,7 @@ def _named_scores(
 
 
 def _coverage(suite: Suite, results: Sequence[Result]) -> str:
-    """How much of a suite is there."""
+    """Return how much of a suite is there."""
     done = {r.task for r in results if r.kind == "model"}
     resplit = sorted({r.task for r in results if r.resplit})
     text = f"{len(done)} of {len(suite.tasks)} tasks"

@@ -26,7 +26,13 @@ def kmer_shares(sequences: Sequence[str], k: int = K) -> npt.NDArray[np.float64]
 
 
 def regression(train: Split, test: Split, classes: int) -> Predictions:
-    """Fit on all of `train` and score `test`. Nothing in it is random."""
+    """Fit on all of `train` and score `test`. Nothing in it is random.
+
+    Raises
+    ------
+    UserError
+        If all training rows have the same label.
+    """
     if len(np.unique(train.labels)) == 1:
         raise UserError(f"{train.source}: all rows have the same label: nothing can be learned from them")
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_ITERATIONS))

@@ -126,16 +126,20 @@ class Result(Settings):
 
 
 def result_folder(run: Path, suite: str, subject: str, task: str, seed: int) -> Path:
-    """Folder of a task and seed below the folder of a run."""
+    """Return the folder of a task and seed below the folder of a run."""
     return run / DOWNSTREAM / suite / subject / task / f"seed-{seed}"
 
 
 @contextmanager
 def result_files(folder: Path, is_main_process: bool = True) -> Iterator[Path]:
-    """A folder to write a result's files into, which takes its place when all is written, and is gone otherwise.
+    """Give a folder to write a result's files into, which takes its place when all is written, and is gone otherwise.
 
-    All processes of a launch have the same folder; one of them, the main one, makes and removes it. Raises UserError if
-    another launch is at work on the same result.
+    All processes of a launch have the same folder; one of them, the main one, makes and removes it.
+
+    Raises
+    ------
+    UserError
+        If another launch is at work on the same result.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     if not is_main_process:
@@ -173,7 +177,13 @@ def write_result(folder: Path, result: Result, predictions: Predictions) -> None
 
 
 def read_result(folder: Path) -> Result:
-    """Read what `write_result` wrote. Raises UserError if it is not there, or cannot be read."""
+    """Read what `write_result` wrote.
+
+    Raises
+    ------
+    UserError
+        If it is not there, or cannot be read.
+    """
     path = folder / RESULT
     try:
         return Result.model_validate_json(path.read_text())
@@ -188,7 +198,7 @@ def rewrite_result(folder: Path, result: Result) -> None:
 
 
 def read_results(run: Path, suite: str = "") -> list[Result]:
-    """The results below the folder of a run, those of one suite or of all, sorted by their places.
+    """Return the results below the folder of a run, those of one suite or of all, sorted by their places.
 
     Of a subject and task only those count that have the identity of the newest: seeds of other data, weights or recipes
     do not make a mean together. The others, and those that cannot be read, are named on standard error.
@@ -212,7 +222,7 @@ def read_results(run: Path, suite: str = "") -> list[Result]:
 
 
 def _result_folders(top: Path) -> Iterator[Path]:
-    """Folders with a result; those that other processes write and remove meanwhile are passed over."""
+    """Yield folders with a result; those that other processes write and remove meanwhile are passed over."""
     for folder, inside, files in os.walk(top):
         if RESULT in files:
             yield Path(folder)
@@ -244,7 +254,7 @@ class Score:
 
 
 def task_scores(results: Iterable[Result], metric: str) -> dict[str, Score]:
-    """Scores of each task. `results` are those of one suite and subject."""
+    """Return the scores of each task. `results` are those of one suite and subject."""
     by_task: dict[str, dict[int, float]] = {}
     for result in results:
         by_task.setdefault(result.task, {})[result.seed] = result.metrics.get(metric, math.nan)

@@ -80,7 +80,13 @@ def _cells(file: IO[str], delimiter: str, path: Path) -> Iterator[tuple[int, lis
 
 
 def read_dataset(dataset: Any, name: str) -> Iterator[Row]:
-    """Yield the rows of a split of a Hugging Face dataset with the columns `sequence` and `label`."""
+    """Yield the rows of a split of a Hugging Face dataset with the columns `sequence` and `label`.
+
+    Raises
+    ------
+    UserError
+        If a column is missing, or a cell empty.
+    """
     require_columns(dataset.column_names, name)
     for number, row in enumerate(dataset.select_columns(list(COLUMNS))):
         empty = [column for column in COLUMNS if row[column] is None]
@@ -90,7 +96,7 @@ def read_dataset(dataset: Any, name: str) -> Iterator[Row]:
 
 
 def is_saved_dataset(folder: Path) -> bool:
-    """Whether `folder` was written by the `save_to_disk` of a Hugging Face dataset of several splits."""
+    """Return whether `folder` was written by the `save_to_disk` of a Hugging Face dataset of several splits."""
     return (folder / "dataset_dict.json").is_file()
 
 

@@ -28,13 +28,13 @@ class Candidate:
 
 
 def random_weights(source: Source) -> Candidate:
-    """The baseline that has the model's architecture and none of what it has learned."""
+    """Return the baseline that has the model's architecture and none of what it has learned."""
     baseline = Source(source.model, source.trust_remote_code, random_weights=True, max_tokens=source.max_tokens)
     return Candidate("random weights", "random-weights", baseline)
 
 
 def untrained_start(subject: Candidate) -> Candidate | None:
-    """The model as its pretraining began, where the run has exported it (`checkpoint.milestones`, step 0).
+    """Return the model as its pretraining began, where the run has exported it (`checkpoint.milestones`, step 0).
 
     It tells what training has brought from what the initial weights bring, which are not plain random ones where a
     recipe says so.
@@ -47,12 +47,13 @@ def untrained_start(subject: Candidate) -> Candidate | None:
 
 
 def kmer_regression(source: Source) -> Candidate:
-    """The baseline that is no neural network."""
+    """Return the baseline that is no neural network."""
     return Candidate("k-mer regression", f"{K}-mer-regression", source)
 
 
 def run_folder(config: ScoringConfig) -> Path:
-    """Folder that gets the results: that of the pretraining run which the model is of, or one named after the model."""
+    """Return the folder that gets the results: that of the pretraining run which the model is of, or one named after
+    the model."""
     if config.output is not None:
         return config.output
     folder = Path(config.model).resolve()
@@ -63,12 +64,12 @@ def run_folder(config: ScoringConfig) -> Path:
 
 
 def _shorter(folder: Path) -> Path:
-    """A folder below the current one by its relative path."""
+    """Return a folder below the current one by its relative path."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def model_subject(config: ScoringConfig) -> Candidate:
-    """The model that is scored, and the number of its pretraining steps, as its folder's name `step-N` says."""
+    """Return the model that is scored, and the number of its pretraining steps, as its folder's name `step-N` says."""
     folder = Path(config.model)
     name = folder.resolve().name if folder.is_dir() else folder.name
     numbered = re.fullmatch(r"step-(\d+)", name)

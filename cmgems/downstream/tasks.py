@@ -134,7 +134,10 @@ class Task(Settings):
     def adapted(self, rates: list[float], pooling: Pooling | None) -> "Task":
         """Return the task with other learning rates to choose from, if any, and another pooling, unless None.
 
-        Raises UserError if there are several rates and no validation split.
+        Raises
+        ------
+        UserError
+            If there are several rates and no validation split.
         """
         if self.files.dev is None and len(set(rates)) > 1:
             raise UserError(f"task {self.name}: --learning_rates: {_NOTHING_TO_CHOOSE_BY}")
@@ -182,7 +185,13 @@ class Suite(Settings):
         return self.model_copy(update={"name": self.name + protocol.suffix})
 
     def choose(self, names: list[str]) -> list[Task]:
-        """Return the tasks with these names, in the order of the suite; all without names."""
+        """Return the tasks with these names, in the order of the suite; all without names.
+
+        Raises
+        ------
+        UserError
+            If there is no such task.
+        """
         known = [task.name for task in self.tasks]
         unknown = [name for name in names if name not in known]
         if unknown:
@@ -191,7 +200,13 @@ class Suite(Settings):
 
 
 def load_suite(name: str) -> Suite:
-    """Read a suite: a YAML file, or the name of one that ships with cmgems."""
+    """Read a suite: a YAML file, or the name of one that ships with cmgems.
+
+    Raises
+    ------
+    UserError
+        If there is no such suite, or its file is invalid.
+    """
     path = next((path for path in (Path(name), SUITES / f"{name}.yaml") if path.is_file()), None)
     if path is None:
         raise UserError(f"{name}: no such file, nor a suite of that name. Suites: {', '.join(suite_names())}")
@@ -206,5 +221,5 @@ def load_suite(name: str) -> Suite:
 
 
 def suite_names() -> list[str]:
-    """Names of the suites that ship with cmgems."""
+    """Return the names of the suites that ship with cmgems."""
     return sorted(path.stem for path in SUITES.glob("*.yaml"))

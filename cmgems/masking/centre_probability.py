@@ -22,10 +22,11 @@ _BISECTIONS = 40
 
 @cache
 def span_centre_probability(rate: float, lengths: tuple[int, ...]) -> float:
-    """Probability that masks the share `rate` of a long window's tokens with spans of these lengths, drawn uniformly.
+    """Return the probability that masks the share `rate` of a long window's tokens with spans of these lengths, drawn
+    uniformly.
 
-    A token stays unmasked if no token near it is a centre that reaches it: 1 - rate = product over the distances of
-    (1 - p * share of the lengths that reach so far). With one length this is p = 1 - (1 - rate)^(1 / length).
+    A token stays unmasked if no token near it is a centre that reaches it: 1 - rate = product over the distances of (1
+    - p * share of the lengths that reach so far). With one length this is p = 1 - (1 - rate)^(1 / length).
     """
     return float(_solve(_span_masked_share(lengths), rate, size=1)[0])
 
@@ -38,7 +39,8 @@ def genemask_thresholds(rate: float, k: int, device: torch.device) -> torch.Tens
 
 
 def genemask_centre_probabilities(rate: float, k: int) -> Floats:
-    """Probability that masks the share `rate` by GeneMask, by the window's length in tokens, [LONGEST_SOLVED + 1].
+    """Return the probability that masks the share `rate` by GeneMask, by the window's length in tokens, [LONGEST_SOLVED
+    + 1].
 
     The number n of centres is binomial. A weak centre masks the k tokens around it; a strong one the 2k - 1 around its
     best k-mer, which is taken to be any of the k with equal probability. So each centre masks a given token with a
@@ -92,7 +94,7 @@ def _genemask_masked_share(lengths: Ints, n: Ints, k: int) -> Callable[[Floats],
 
 
 def _unmasked_share(length: int, n: Ints, k: int) -> Floats:
-    """Expected share of the tokens of a window that n centres leave unmasked, for each n; [number of n]."""
+    """Return the expected share of the tokens of a window that n centres leave unmasked, for each n; [number of n]."""
     # Tokens far from both ends are all alike: a shorter window, its middle token counted as often as needed, will do.
     distinct = min(length, 6 * k)
     alike = np.ones(distinct)
@@ -119,7 +121,7 @@ def _centres_that_mask(length: int, k: int) -> tuple[Floats, Floats]:
 
 
 def _most_centres(rate: float, k: int) -> int:
-    """A number of centres that no window up to LONGEST_SOLVED exceeds, but for a probability below 1e-12."""
+    """Return a number of centres that no window up to LONGEST_SOLVED exceeds, but for a probability below 1e-12."""
     p = 1 - (1 - rate) ** (2 / k)  # enough even if each centre masked only the half of its k tokens
     mean = LONGEST_SOLVED * p
     return min(LONGEST_SOLVED, int(mean + 8 * (mean * (1 - p)) ** 0.5) + 8)

@@ -60,8 +60,8 @@ class Counters:
         return _tensor(_hash(column, low[:, None], high[:, None]))
 
     def bits_at(self, streams: Sequence[Stream], row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
-        """Those of `bits` in some places, for several streams at once, int64 [streams, M]; rows (of this batch) are
-        int64 [M], columns int64 [streams, M]."""
+        """Return those of `bits` in some places, for several streams at once, int64 [streams, M]; rows (of this batch)
+        are int64 [M], columns int64 [streams, M]."""
         low, high = self._keys[:, list(streams)]
         return _tensor(_hash(_words(column), _take(low, row), _take(high, row)))
 
@@ -74,19 +74,19 @@ class Counters:
 
 
 def threshold(probability: float) -> int:
-    """The word below which a draw counts as a success: bits < threshold(p) with probability p, to 2^-32."""
+    """Return the word below which a draw counts as a success: bits < threshold(p) with probability p, to 2^-32."""
     return int(probability * 2**32)
 
 
 @cache
 def _starts(seed: int, device: torch.device) -> Words:
-    """What the keys of a run's streams begin with [2, streams, 1]."""
+    """Return what the keys of a run's streams begin with [2, streams, 1]."""
     starts = [[[_fold(start, [seed & WORD, int(stream)])] for stream in Stream] for start in _STARTS]
     return _words(torch.tensor(starts, device=device))
 
 
 def _words(values: torch.Tensor) -> Words:
-    """The lowest 32 bits of int64: on the CPU as words of 32 bits, which torch cannot multiply, in less time."""
+    """Return the lowest 32 bits of int64: on the CPU as words of 32 bits, which torch cannot multiply, in less time."""
     return values.numpy().astype(np.uint32) if values.device.type == "cpu" else values & WORD
 
 
@@ -101,7 +101,7 @@ def _tensor(words: Words) -> torch.Tensor:
 
 
 def _hash(column: Words, low: Words, high: Words) -> Words:
-    """One word for each column, from the two words of its row."""
+    """Return one word for each column, from the two words of its row."""
     return _mix(_wrapped(_mix(column ^ low) + high))
 
 
@@ -113,10 +113,10 @@ def _fold(word: Words, parts: Iterable[Words]) -> Words:
 
 
 def _mix(word: Words) -> Words:
-    """A permutation of the 32-bit words in which each input bit flips each output bit half of the time.
+    """Return a permutation of the 32-bit words in which each input bit flips each output bit half of the time.
 
-    The two multipliers are below 2^31, so that a product fits into int64.
-    Multipliers and shifts: C. Wellons, "Prospecting for hash functions" (2018), public domain.
+    The two multipliers are below 2^31, so that a product fits into int64. Multipliers and shifts: C. Wellons,
+    "Prospecting for hash functions" (2018), public domain.
     """
     word = word ^ (word >> 15)
     word = _wrapped(word * 0x2C1B3C6D)
@@ -126,5 +126,5 @@ def _mix(word: Words) -> Words:
 
 
 def _wrapped(word: Words) -> Words:
-    """The lowest 32 bits; NumPy's words have no others."""
+    """Return the lowest 32 bits; NumPy's words have no others."""
     return word if isinstance(word, np.ndarray) else word & WORD

@@ -76,7 +76,7 @@ class Masker:
         return MaskedBatch(input_ids=input_ids, labels=ids, masked=masked.clone(), attention_mask=ids != PAD)
 
     def statistics(self, batch: MaskedBatch) -> Tensor:
-        """The sums named in STATISTICS, int64 [5], on the batch's device; add them over batches and processes.
+        """Return the sums named in STATISTICS, int64 [5], on the batch's device; add them over batches and processes.
 
         A nucleotide counts if a k-mer token contains it, and is hidden if all k-mer tokens that contain it are masked.
         """
@@ -87,7 +87,7 @@ class Masker:
         return torch.stack([x.sum() for x in (batch.masked, valid, nucleotides & ~seen, nucleotides, top_tenth)])
 
     def _choose(self, ids: Tensor, masking: Sequence[MaskingStrategy], random: Counters) -> Tensor:
-        """The tokens to predict, bool [B, T]: each row by one strategy of the mix."""
+        """Return the tokens to predict, bool [B, T]: each row by one strategy of the mix."""
         valid = ids >= FIRST_KMER
         if len(masking) == 1:
             return masking[0].select(ids, valid, self.npmi, random)
@@ -100,7 +100,8 @@ class Masker:
         return masked
 
     def _corrupt(self, ids: Tensor, place: Tensor, random: Counters) -> Tensor:
-        """What stands in the places of the masked tokens, int64 [M]: [MASK], a random k-mer, or the token itself."""
+        """Return what stands in the places of the masked tokens, int64 [M]: [MASK], a random k-mer, or the token
+        itself."""
         row = place // ids.shape[1]
         column = place - row * ids.shape[1]
         unit = _run_starts(row, column) if self.corruption.unit == "run" else column
@@ -120,7 +121,7 @@ def nucleotides_of(tokens: Tensor, k: int) -> Tensor:
 
 
 def _intervals(masking: Sequence[MaskingStrategy]) -> Iterator[tuple[MaskingStrategy, int, int]]:
-    """Each setting with its share of the 2^32 random words, from the first to before the second number."""
+    """Yield each setting with its share of the 2^32 random words, from the first to before the second number."""
     total = sum(setting.weight for setting in masking)
     low, weight = 0, 0.0
     for setting in masking:

@@ -50,7 +50,8 @@ class NpmiTable:
         return hashlib.sha256(bytes([self.k]) + self.npmi.astype("<f8").tobytes()).hexdigest()
 
     def best(self, number: int) -> list[str]:
-        """The k-mers (at most `number`, 0 or more) of the highest NPMI, highest first; equal ones by token id."""
+        """Return the k-mers (at most `number`, 0 or more) of the highest NPMI, highest first; equal ones by token
+        id."""
         names = kmers(self.k)
         return [names[i] for i in _highest_first(self)[:number]]
 
@@ -95,7 +96,7 @@ def npmi_from_counts(counts: Counts, k: int, method: Method = "all", c: float = 
 
 
 def _shares_by_length(counts: Counts, k: int) -> dict[int, Floats]:
-    """Probabilities of all pieces of 1 to k nucleotides, each [4^length]: marginals of the k-mer counts.
+    """Return probabilities of all pieces of 1 to k nucleotides, each [4^length]: marginals of the k-mer counts.
 
     A piece is counted at each of its places in a k-mer and the counts are averaged. Over a long genome every place
     gives the same marginal but for the ends of the sequences; the average alone is above zero for each piece of each
@@ -130,7 +131,7 @@ def human_counts() -> tuple[int, Counts]:
 
 
 def read_npmi(path: Path) -> NpmiTable:
-    """The table that `write_npmi` wrote, value for value.
+    """Return the table that `write_npmi` wrote, value for value.
 
     Raises
     ------
@@ -176,5 +177,5 @@ def _write_rows(table: NpmiTable, path: Path) -> None:
 
 
 def _highest_first(table: NpmiTable) -> NDArray[np.intp]:
-    """Indices of the k-mers, highest NPMI first, [4^k]; equal ones in the order of their token ids."""
+    """Return indices of the k-mers, highest NPMI first, [4^k]; equal ones in the order of their token ids."""
     return np.argsort(-table.npmi, kind="stable")

@@ -91,7 +91,7 @@ class _AroundCentres(MaskingStrategy):
 
     @abstractmethod
     def _share_by_centres(self, probability: float, k: int, length: int) -> float:
-        """The share of the tokens that centres of this probability mask."""
+        """Return the share of the tokens that centres of this probability mask."""
 
 
 class Span(_AroundCentres):
@@ -179,7 +179,7 @@ class GeneMask(_AroundCentres):
         return masked.view_as(valid) & valid
 
     def _centres(self, valid: Tensor, k: int, random: Counters) -> Tensor:
-        """Tokens that are centres, bool [B, T]: by one probability, or by one for each number of tokens."""
+        """Return the tokens that are centres, bool [B, T]: by one probability, or by one for each number of tokens."""
         from cmgems.masking.centre_probability import genemask_thresholds
         from cmgems.masking.counters import Stream, threshold
 

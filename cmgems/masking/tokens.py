@@ -13,17 +13,23 @@ _COLUMN = (1 << _COLUMN_BITS) - 1
 
 
 def places(tokens: Tensor) -> Tensor:
-    """Places of the set tokens [B, T] among all [B * T], int64 [M], in order; waits for the device."""
+    """Return the places of the set tokens [B, T] among all [B * T], int64 [M], in order; waits for the device."""
     if tokens.device.type == "cpu":  # by NumPy in half of the time
         return torch.from_numpy(np.flatnonzero(tokens.numpy()))
     return tokens.flatten().nonzero().squeeze(1)
 
 
 def highest_first(scores: Tensor, number: int) -> Tensor:
-    """Columns of each row's highest scores, downwards, int64 [B, number]; of equal ones the one further left is first.
+    """Return the columns of each row's highest scores, downwards, int64 [B, number]; of equal ones the one further left
+    is first.
 
     What is sorted is int64: the lower bits hold the column, the upper ones the score's own bits, in such a way that
     their order is that of the numbers, and downwards.
+
+    Raises
+    ------
+    ValueError
+        If a row has 2^20 tokens or more.
     """
     if scores.shape[1] > _COLUMN:
         raise ValueError(f"{scores.shape[1]} tokens in a row; {_COLUMN} at most can be ranked")
@@ -34,14 +40,15 @@ def highest_first(scores: Tensor, number: int) -> Tensor:
 
 
 def _smallest(keys: Tensor, number: int) -> Tensor:
-    """Each row's smallest keys in ascending order; as all differ, there is only one such order."""
+    """Return each row's smallest keys in ascending order; as all differ, there is only one such order."""
     if keys.device.type == "cpu":  # by NumPy in a fifth of the time
         return torch.from_numpy(np.sort(np.partition(keys.numpy(), number - 1, axis=1)[:, :number], axis=1))
     return keys.topk(number, dim=1, largest=False).values
 
 
 def lookup(npmi: Tensor, ids: Tensor, valid: Tensor) -> Tensor:
-    """Scores of tokens, float32 as `ids`: finite for each valid one (unknown NPMI: the lowest), -inf for the others."""
+    """Return the scores of tokens, float32 as `ids`: finite for each valid one (unknown NPMI: the lowest), -inf for the
+    others."""
     finite = npmi.clamp(min=torch.finfo(npmi.dtype).min)
     return finite.index_select(0, ids.flatten()).view_as(ids).where(valid, -torch.inf)
 
@@ -53,7 +60,7 @@ def gumbel(bits: Tensor) -> Tensor:
 
 
 def around(centres: Tensor, length: int) -> Tensor:
-    """The `length` tokens around each centre; for length k, those that share one nucleotide with it."""
+    """Return the `length` tokens around each centre; for length k, those that share one nucleotide with it."""
     return spread(centres, (length - 1) // 2, length // 2)
 
 

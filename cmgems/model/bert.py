@@ -79,7 +79,7 @@ class _MaskedTokens:
 def _last_layer(
     layer: BertLayer, hidden: torch.Tensor, seen: torch.Tensor | None, tokens: _MaskedTokens
 ) -> torch.Tensor:
-    """What a layer makes of the masked tokens [M, H], from the hidden states of all [B, T, H]."""
+    """Return what a layer makes of the masked tokens [M, H], from the hidden states of all [B, T, H]."""
     rows, _, size = hidden.shape
     # A row with fewer tokens than the table is wide has some token in the rest of its line, which is left out again.
     place = tokens.place.new_zeros(rows * tokens.most).scatter(0, tokens.slot, tokens.place)
@@ -139,7 +139,7 @@ def build_model(
 
 
 def _pretrained(config: ModelConfig) -> BertForMaskedLM:
-    """The model of `model.init_from`; UserError unless all of its weights are there."""
+    """Return the model of `model.init_from`; UserError unless all of its weights are there."""
     try:
         bert, loading = BertForMaskedLM.from_pretrained(
             config.init_from,
@@ -223,14 +223,14 @@ def training_flops(config: BertConfig, rows: int, width: int, masked: float) -> 
 
 
 def repeatable_flops(config: BertConfig, rows: int, width: int) -> float:
-    """Those of a forward pass through the layers that `model.activation_checkpointing` computes once more: all but the
-    last."""
+    """Return those of a forward pass through the layers that `model.activation_checkpointing` computes once more: all
+    but the last."""
     tokens, layers = rows * width, int(config.num_hidden_layers) - 1
     return layers * _layer_flops(config, tokens, width, tokens)
 
 
 def _layer_flops(config: BertConfig, tokens: int, width: int, computed: float) -> float:
-    """Those of a layer's forward pass: keys and values of all tokens, and the rest of `computed` ones."""
+    """Return those of a layer's forward pass: keys and values of all tokens, and the rest of `computed` ones."""
     hidden, inner = int(config.hidden_size), int(config.intermediate_size)
     projections = 2 * (2 * hidden * hidden + 2 * hidden * inner)
     attention = 2 * 2 * hidden * width

@@ -37,7 +37,7 @@ class Dropout(nn.Dropout):
     """`drop` as a module; not to be done in place."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """The input, with dropout while training."""
+        """Return the input, with dropout while training."""
         return drop(input, self.p) if self.training else input
 
 

@@ -39,12 +39,18 @@ class GpuKind(Settings):
 
 
 def gpu_kinds() -> dict[str, GpuKind]:
-    """All known kinds by name."""
+    """Return all known kinds by name."""
     return {name: GpuKind(**values) for name, values in yaml.safe_load(GPUS.read_text()).items()}
 
 
 def find_gpu(name: str) -> tuple[str, GpuKind]:
-    """Name and data of a kind, asked for in upper or lower case. Raises UserError."""
+    """Return the name and data of a kind, asked for in upper or lower case.
+
+    Raises
+    ------
+    UserError
+        If there is no such kind; the message lists those that are known.
+    """
     kinds = gpu_kinds()
     for known, kind in kinds.items():
         if known.lower() == name.lower():

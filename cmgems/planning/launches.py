@@ -81,12 +81,12 @@ def model_size(bert: BertConfig) -> ModelSize:
 
 
 def weight_bytes(precision: str) -> int:
-    """Bytes of a weight under DeepSpeed."""
+    """Return the bytes of a weight under DeepSpeed."""
     return 4 if precision == "fp32" else 2
 
 
 def model_states(launch: Launch, size: ModelSize, precision: str, place: Place) -> tuple[int, int]:
-    """Bytes of weights, gradients and optimizer on a GPU, and in the memory of a node.
+    """Return the bytes of weights, gradients and optimizer on a GPU, and in the memory of a node.
 
     ZeRO-2 and ZeRO-3 are DeepSpeed's own estimates (`estimate_zero2_model_states_mem_needs` and
     `estimate_zero3_model_states_mem_needs`), which are for 16-bit weights; in fp32 the two bytes more of each weight
@@ -151,7 +151,7 @@ def _deepspeed_zero3(size: ModelSize, place: Place, offload: bool) -> tuple[int,
 
 
 def buffers(launch: Launch, size: ModelSize, precision: str, place: Place) -> int:
-    """Bytes on a GPU for what is being sent, beside the model states.
+    """Return the bytes on a GPU for what is being sent, beside the model states.
 
     DDP holds the gradients a second time, in buckets (torch.nn.parallel.DistributedDataParallel,
     `gradient_as_bucket_view=False`). DeepSpeed's ZeRO-1 and ZeRO-2 take two buckets of `reduce_bucket_size` each, as
@@ -172,7 +172,7 @@ def buffers(launch: Launch, size: ModelSize, precision: str, place: Place) -> in
 
 
 def sent_bytes(launch: Launch, size: ModelSize, precision: str, gpus: int, micro_steps: int) -> int:
-    """Bytes that each GPU sends in an optimizer step of `micro_steps` micro-batches.
+    """Return the bytes that each GPU sends in an optimizer step of `micro_steps` micro-batches.
 
     A ring of n GPUs sends 2 (n-1)/n of the data for an all-reduce, (n-1)/n for a reduce-scatter or an all-gather
     (nccl-tests, doc/PERFORMANCE.md). DDP and ZeRO-0 reduce the gradients once a step. ZeRO-1 does, too, and gathers the

@@ -112,7 +112,7 @@ class Plan:
 
 
 def read_plan_recipe(recipe: str, overrides: list[str]) -> PretrainConfig:
-    """A recipe with its overrides, as cmgems/pretrain.py reads it, but that it need not name a corpus."""
+    """Return a recipe with its overrides, as cmgems/pretrain.py reads it, but that it need not name a corpus."""
     arguments = ["--config", recipe, *overrides]
     named = "path" in (read_named_recipe(recipe).get("corpus") or {})
     if not named and not any(argument.split("=")[0] == "--corpus.path" for argument in overrides):
@@ -121,7 +121,13 @@ def read_plan_recipe(recipe: str, overrides: list[str]) -> PretrainConfig:
 
 
 def make_plan(config: PretrainConfig, gpu: str, gpus: int, nodes: int = 1, utilisation: float = UTILISATION) -> Plan:
-    """The plan of a recipe on `gpus` GPUs of kind `gpu`, on `nodes` machines. Raises UserError."""
+    """Return the plan of a recipe on `gpus` GPUs of kind `gpu`, on `nodes` machines.
+
+    Raises
+    ------
+    UserError
+        If there is no such kind of GPU, if the nodes do not divide the GPUs, or if the windows do not fit the model.
+    """
     if gpus % nodes:
         raise UserError(f"--gpus {gpus}: not a multiple of --nodes {nodes}; it is the number on all nodes together")
     name, kind = find_gpu(gpu)
@@ -205,11 +211,11 @@ class _Job:
         return once, repeated if self.config.model.activation_checkpointing else 0.0
 
     def usable_memory(self) -> int:
-        """Bytes of a GPU's memory that are planned with."""
+        """Return the bytes of a GPU's memory that are planned with."""
         return round(USABLE_SHARE * self.kind.memory_gb * 1e9) - CONTEXT_BYTES
 
     def launched(self, launch: Launch, size: ModelSize) -> LaunchPlan:
-        """The plan of one launch."""
+        """Return the plan of one launch."""
         precision, batch = self.config.training.precision, self.batch
         states, node_memory = model_states(launch, size, precision, self.place)
         fixed = states + buffers(launch, size, precision, self.place)
@@ -231,7 +237,7 @@ class _Job:
         )
 
     def _activation_peak(self, launch: Launch, rows: int) -> int:
-        """Bytes on a GPU for a micro-batch of `rows` full windows."""
+        """Return the bytes on a GPU for a micro-batch of `rows` full windows."""
         precision, model = self.config.training.precision, self.config.model
         arithmetic: Arithmetic = "fp32" if precision == "fp32" else "autocast" if launch.stage is None else "16-bit"
         width = full_width(self.windows, model.max_positions)
@@ -240,7 +246,7 @@ class _Job:
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int:
-    """The largest of 0..most that fits, if all below one that fits do, by bisection; 0 always fits."""
+    """Return the largest of 0..most that fits, if all below one that fits do, by bisection; 0 always fits."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2

@@ -6,7 +6,7 @@ _HEADER = ("launch", "states", "buffers", "activations", "together", "fits", "mi
 
 
 def show(plan: Plan) -> str:
-    """The plan for people to read. GB are 10^9 bytes."""
+    """Return the plan for people to read. GB are 10^9 bytes."""
     kind, windows = plan.gpu_kind, plan.windows
     peak = kind["tflops"][plan.precision]
     lines = [

@@ -34,9 +34,12 @@ class Windows:
 
 
 def read_windows(corpus: CorpusConfig, model: ModelConfig) -> Windows:
-    """The windows of the recipe's corpus if it is there, else those of its `corpus.prepare`, else DNABERT's.
+    """Return the windows of the recipe's corpus if it is there, else those of its `corpus.prepare`, else DNABERT's.
 
-    Raises UserError if they are longer than the model's positions.
+    Raises
+    ------
+    UserError
+        If they are longer than the model's positions.
     """
     most = model.max_positions - SPECIAL_TOKENS_PER_WINDOW
     if corpus.path.exists():
@@ -65,12 +68,13 @@ def _windows(prepared: PrepareConfig, source: str, mean: float | None = None) ->
 
 
 def full_width(windows: Windows, max_positions: int) -> int:
-    """Tokens of a row of a micro-batch that holds a full window, [CLS], [SEP] and padding included."""
+    """Return the tokens of a row of a micro-batch that holds a full window, [CLS], [SEP] and padding included."""
     return _padded(windows.full, max_positions)
 
 
 def widths(windows: Windows, batch: BatchPlan, rank: int, max_positions: int) -> list[int]:
-    """Typical width of each micro-batch of a rank in an optimizer step, padding included: that of its longest window.
+    """Return the typical width of each micro-batch of a rank in an optimizer step, padding included: that of its
+    longest window.
 
     The windows of a global batch stand from the longest to the shortest; the one in slot i of n is taken to be as long
     as a share of (i + 1/2) / n of all windows exceeds. 0 for a micro-batch without windows.
@@ -89,7 +93,7 @@ def _padded(tokens: int, max_positions: int) -> int:
 
 
 def mask_rate(stages: Sequence[StageConfig], windows: Windows) -> float:
-    """Expected share of the tokens that are masked, in the stage that masks most."""
+    """Return the expected share of the tokens that are masked, in the stage that masks most."""
     return max(_mean_rate(stage.masking, windows) for stage in stages)
 
 

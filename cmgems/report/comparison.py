@@ -141,13 +141,13 @@ class Comparison:
         return sorted(ordered, key=lambda chosen: (-len(chosen), [task.name for task in chosen]))
 
     def common_tasks(self, tasks: Sequence[TaskRow]) -> list[TaskRow]:
-        """Those of `tasks` that all models have scores of, and that the published table has if there is one."""
+        """Return those of `tasks` that all models have scores of, and that the published table has if there is one."""
         known = self.published.tasks if self.published else [task.name for task in tasks]
         return [task for task in tasks if task.name in known and all(m.score(task.name) for m in self.models)]
 
 
 def groups_of(tasks: Sequence[TaskRow]) -> dict[str | None, list[TaskRow]]:
-    """Tasks by group, in the order human, others by name, none."""
+    """Return tasks by group, in the order human, others by name, none."""
     groups: defaultdict[str | None, list[TaskRow]] = defaultdict(list)
     for task in tasks:
         groups[task.group].append(task)
@@ -155,7 +155,7 @@ def groups_of(tasks: Sequence[TaskRow]) -> dict[str | None, list[TaskRow]]:
 
 
 def kinds_of(tasks: Sequence[TaskRow]) -> dict[str, list[TaskRow]]:
-    """Tasks by species and what is told apart, in the order of the tasks."""
+    """Return tasks by species and what is told apart, in the order of the tasks."""
     kinds: defaultdict[str, list[TaskRow]] = defaultdict(list)
     for group in groups_of(tasks).values():
         for task in group:
@@ -164,7 +164,13 @@ def kinds_of(tasks: Sequence[TaskRow]) -> dict[str, list[TaskRow]]:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read the runs in their order, one that is given twice once. Raises UserError if one has no results."""
+    """Read the runs in their order, one that is given twice once.
+
+    Raises
+    ------
+    UserError
+        If one has no results.
+    """
     unique = {folder.resolve(): folder for folder in reversed(folders)}
     labels = _labels(list(unique))
     return [_read_run(folder, label) for folder, label in zip(unique.values(), labels, strict=True)][::-1]
@@ -197,7 +203,7 @@ def _read_run(folder: Path, label: str) -> Run:
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that differ; never a number alone, as in runs/NAME/1."""
+    """Return the shortest ends of the paths that differ; never a number alone, as in runs/NAME/1."""
     ends = [[Path(*folder.parts[-n:]) for n in range(1, len(folder.parts) + 1)] for folder in folders]
 
     def label(number: int) -> str:

@@ -80,7 +80,7 @@ def differences(comparison: Comparison) -> Picture | None:
 
 
 def efficiency(comparison: Comparison) -> Picture | None:
-    """Means against pretraining steps, with baselines as lines; None unless a run has several steps."""
+    """Return the means against pretraining steps, with baselines as lines; None unless a run has several steps."""
     if not any(len(of_run) > 1 for of_run in _by_run(comparison).values()):
         return None
     groups = groups_of(comparison.tasks)
@@ -108,7 +108,8 @@ def efficiency(comparison: Comparison) -> Picture | None:
 
 
 def few_shot(comparison: Comparison) -> Picture | None:
-    """Scores against training sequences of a class, a panel for each family; None if all were trained otherwise."""
+    """Return the scores against training sequences of a class, a panel for each family; None if all were trained
+    otherwise."""
     families = {
         family: [task for task in tasks if any(column.score(task.name) for column in comparison.columns)]
         for family, tasks in families_of(comparison.tasks).items()
@@ -198,7 +199,7 @@ def _print_values(axes: Any, values: Any, largest: float) -> None:
 
 
 def _by_run(comparison: Comparison) -> dict[str, list[Column]]:
-    """Models of which the steps are known, by run."""
+    """Return models of which the steps are known, by run."""
     runs: dict[str, list[Column]] = {}
     for model in comparison.models:
         if model.step is not None:
@@ -282,7 +283,7 @@ def _colours(comparison: Comparison) -> dict[str, str]:
 
 
 def _baseline_colour(baseline: Column, colours: dict[str, str]) -> str:
-    """The run's colour, grey if it is a baseline of several, or if there is one run only."""
+    """Return the run's colour, grey if it is a baseline of several, or if there is one run only."""
     return colours[baseline.runs[0]] if len(baseline.runs) == 1 < len(colours) else _BASELINE
 
 

@@ -80,7 +80,8 @@ def report_files(output: Path) -> list[Path]:
 
 
 def _sections(runs: Sequence[Run]) -> list[Section]:
-    """One for each suite and protocol, with the pretraining before the few-shot ones; at the end what the data is."""
+    """Return one for each suite and protocol, with the pretraining before the few-shot ones; at the end what the data
+    is."""
     comparisons = compare(runs)
     suites = [_suite_section(comparison) for comparison in comparisons if not comparison.is_few_shot]
     few_shot = [_few_shot_section(comparison) for comparison in comparisons if comparison.is_few_shot]

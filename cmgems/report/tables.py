@@ -69,7 +69,7 @@ class Table:
 
 
 def number(value: float) -> str:
-    """A score x 100."""
+    """Return a score x 100."""
     return f"{100 * value:.2f}"
 
 
@@ -91,7 +91,7 @@ def column_name(column: Column) -> str:
 
 
 def score_table(comparison: Comparison) -> Table:
-    """All tasks by group, each group with its means."""
+    """Return all tasks by group, each group with its means."""
     rows: list[Row] = []
     for group, tasks in groups_of(comparison.tasks).items():
         part = len(rows)
@@ -108,7 +108,7 @@ def score_table(comparison: Comparison) -> Table:
 
 
 def kind_table(comparison: Comparison) -> Table:
-    """Means by species and what is told apart."""
+    """Return the means by species and what is told apart."""
     rows = [
         replace(_mean_row(comparison, title, chosen, tasks), kind="")
         for title, tasks in kinds_of(comparison.tasks).items()
@@ -118,7 +118,8 @@ def kind_table(comparison: Comparison) -> Table:
 
 
 def share_table(comparison: Comparison) -> Table | None:
-    """Means as shares of the best published one after long pretraining; None if nothing published has these tasks."""
+    """Return the means as shares of the best published one after long pretraining; None if nothing published has these
+    tasks."""
     table = comparison.published
     if table is None:
         return None
@@ -140,7 +141,7 @@ def share_table(comparison: Comparison) -> Table | None:
 
 
 def few_shot_table(comparison: Comparison) -> Table:
-    """Tasks by family, each with its training sequences of a class."""
+    """Return tasks by family, each with its training sequences of a class."""
     rows: list[Row] = []
     for family, tasks in families_of(comparison.tasks).items():
         of_family = [_task_row(comparison, task, setting_name(task)) for task in tasks]
@@ -219,7 +220,7 @@ def _overlap_cell(overlap: dict[str, Any], trained_on: bool) -> Cell:
 
 
 def _length_cell(results: Sequence[Result]) -> Cell:
-    """How many are longer, for each length that a model's input has."""
+    """Return how many are longer, for each length that a model's input has."""
     by_limit = {result.lengths["limit"]: result.lengths for result in results if result.lengths}
     if not by_limit:
         return Cell(NONE)
@@ -276,7 +277,7 @@ def _headings(comparison: Comparison) -> list[Heading]:
 
 
 def _published_parts(comparison: Comparison) -> tuple[list[PublishedModel], list[PublishedModel]]:
-    """Models of few steps, and the others."""
+    """Return models of few steps, and the others."""
     models = comparison.published.models if comparison.published else []
     return [m for m in models if m.steps == SHORT], [m for m in models if m.steps != SHORT]
 

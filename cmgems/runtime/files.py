@@ -16,7 +16,10 @@ from cmgems.errors import UserError
 def check_writable(setting: str, folder: Path) -> str:
     """Say where a folder is, or will be, and how much space there is.
 
-    Raises UserError, which begins with `setting`, if nothing can be written to it.
+    Raises
+    ------
+    UserError
+        , which begins with `setting`, if nothing can be written to it.
     """
     # os.path, as pathlib raises where a folder above cannot be looked into.
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))

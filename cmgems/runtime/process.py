@@ -98,7 +98,7 @@ def note_exit_code(code: int) -> None:
 
 
 def _is_about_other_processes(error: RuntimeError) -> bool:
-    """Whether an operation of several processes failed: torch has a class for some of these errors only."""
+    """Return whether an operation of several processes failed: torch has a class for some of these errors only."""
     return type(error).__module__.startswith("torch.distributed") or any(
         name in str(error) for name in ("gloo", "NCCL", "DistBackendError")
     )
@@ -112,7 +112,8 @@ def _report(message: str, every_process: bool = False) -> None:
 
 
 def _is_first_to_report(message: str) -> bool:
-    """Whether no other process of this launcher has reported it; without torch's launcher, the first process does."""
+    """Return whether no other process of this launcher has reported it; without torch's launcher, the first process
+    does."""
     is_first_process = local_rank() == 0
     own_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # in a folder of this process, in one of the launch
     if not own_file:

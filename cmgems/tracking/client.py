@@ -54,7 +54,8 @@ def tracking_problem(uri: str) -> str | None:
 
 
 def place_of_run(settings: TrackingConfig, run_id: str) -> MlflowRunRef:
-    """Where the run is in MLflow; an SQLite file by its full path, so that it is found from other folders too."""
+    """Return where the run is in MLflow; an SQLite file by its full path, so that it is found from other folders
+    too."""
     uri, prefix = settings.uri, "sqlite:///"
     if uri.startswith(prefix):
         uri = f"{prefix}{Path(uri.removeprefix(prefix)).resolve()}"
@@ -62,7 +63,7 @@ def place_of_run(settings: TrackingConfig, run_id: str) -> MlflowRunRef:
 
 
 def create_run(settings: TrackingConfig, name: str) -> str:
-    """A new run's id. Without MLflow's notion of an active run, which calls the server when the process ends."""
+    """Return a new run's id. Without MLflow's notion of an active run, which calls the server when the process ends."""
     with store_errors(settings.uri):
         client = mlflow.MlflowClient(tracking_uri=settings.uri)
         experiment = client.get_experiment_by_name(settings.experiment)
@@ -71,7 +72,8 @@ def create_run(settings: TrackingConfig, name: str) -> str:
 
 
 def find_run(settings: TrackingConfig, run_ids: Sequence[str]) -> str | None:
-    """The first of these runs that a tracking store has, or of which it does not say within seconds that it has not."""
+    """Return the first of these runs that a tracking store has, or of which it does not say within seconds that it has
+    not."""
     answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -131,5 +133,5 @@ def _artifact_location(uri: str) -> str | None:
 
 
 def is_refusal(status: int, others: tuple[int, ...]) -> bool:
-    """Whether an HTTP status says that a request is wrong; `others` are those that say something else."""
+    """Return whether an HTTP status says that a request is wrong; `others` are those that say something else."""
     return 400 <= status < 500 and status not in others

@@ -36,7 +36,8 @@ LONGEST_PAUSE = 30.0
 
 
 def summarize_error(error: Exception) -> str:
-    """First line of an error, its middle left out: clients nest several errors in one message, the cause last."""
+    """Return first line of an error, its middle left out: clients nest several errors in one message, the cause
+    last."""
     text = (str(error).splitlines() or [""])[0] or type(error).__name__
     return text if len(text) <= 210 else f"{text[:100]} ... {text[-100:]}"
 
@@ -66,7 +67,12 @@ class Message:
 def read_contents(folder: Path) -> list[dict[str, Any]]:
     """Contents of all messages of a run's folder, also while the run goes on; empty where there is no journal.
 
-    Takes no lock and writes nothing. Raises UserError if there is a journal and it cannot be read.
+    Takes no lock and writes nothing.
+
+    Raises
+    ------
+    UserError
+        If there is a journal and it cannot be read.
     """
     path = folder / JOURNAL
     try:
@@ -90,7 +96,8 @@ def _lines(path: Path, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def find_place(folder: Path) -> MlflowRunRef | None:
-    """Where the newest part of a folder's journal belongs, whether or not its run goes on; None without a journal."""
+    """Return where the newest part of a folder's journal belongs, whether or not its run goes on; None without a
+    journal."""
     path, place = folder / JOURNAL, None
     for _, content in _lines(path, 0) if path.exists() else ():
         if "run" in content:
@@ -105,7 +112,12 @@ def _place(content: dict[str, Any]) -> MlflowRunRef:
 def lock_run_folder(folder: Path, patience: float = 0) -> FileLock:
     """Take the folder of a run for this process, after `patience` seconds at most; `release` gives it back.
 
-    Raises InUseError where another process has it, UserError where the folder cannot be written to.
+    Raises
+    ------
+    InUseError
+        If another process has it.
+    UserError
+        If the folder cannot be written to.
     """
     lock = FileLock(folder / LOCK, thread_local=False)
     try:
@@ -168,15 +180,15 @@ class Journal:
         self.news.set()
 
     def messages(self) -> Iterator[Message]:
-        """All messages, sent or not."""
+        """Yield all messages, sent or not."""
         return self._read(0, None)
 
     def unsent(self, limit: int) -> list[Message]:
-        """The first messages, `limit` at most, of those that are not marked as sent."""
+        """Return the first messages, `limit` at most, of those that are not marked as sent."""
         return list(islice(self._read(self._sent, self._sent_run), limit))
 
     def count_unsent(self) -> int:
-        """Number of messages that are not marked as sent."""
+        """Return the number of messages that are not marked as sent."""
         return sum(1 for _ in self._read(self._sent, self._sent_run))
 
     def mark_sent(self, message: Message) -> None:
@@ -244,7 +256,8 @@ class Journal:
                     self._write()
 
     def _find_sent(self) -> tuple[int, str | None]:
-        """Bytes that are sent, at the end of a line, and the run whose messages stand there; notes all places."""
+        """Return the bytes that are sent, at the end of a line, and the run whose messages stand there; notes all
+        places."""
         try:
             noted = int((self.folder / SENT).read_text())
         except (OSError, ValueError):
@@ -258,7 +271,7 @@ class Journal:
         return sent
 
     def _read(self, start: int, run: str | None) -> Iterator[Message]:
-        """Messages from a byte on, which is in the part of this run."""
+        """Yield messages from a byte on, which is in the part of this run."""
         for end, content in _lines(self.path, start):
             if "run" in content:
                 run = content["run"]
@@ -314,7 +327,7 @@ class Sender(threading.Thread):
         self._stop_now.set()
 
     def _send_rest(self, ending: bool) -> bool:
-        """Whether all that there is could be sent."""
+        """Return whether all that there is could be sent."""
         try:
             for number in self._send(self._journal):
                 self._last_success = time.monotonic()

@@ -38,7 +38,10 @@ _RETRYABLE_STATUSES = (401, 403, 404, 407, *LATER)
 def sync(folder: Path) -> str:
     """Send what a run that is over has not sent, and say what was done.
 
-    Raises UserError if there is no run, if it is going on, or if MLflow does not take all.
+    Raises
+    ------
+    UserError
+        If there is no run, if it is going on, or if MLflow does not take all.
     """
     if not (folder / JOURNAL).is_file():
         raise UserError(f"{folder} is not the folder of a run: there is no {JOURNAL} in it")
@@ -71,7 +74,7 @@ def send(journal: Journal) -> Iterator[int]:
 
 
 def _batches(messages: list[Message]) -> Iterator[list[Message]]:
-    """Messages that are sent together: metrics and tags of a run; artifacts and statuses are sent one by one.
+    """Yield messages that are sent together: metrics and tags of a run; artifacts and statuses are sent one by one.
 
     Of several messages about the same artifact only the last keeps its content: the file is the newest anyway.
     """
@@ -100,7 +103,7 @@ def _deliver(batch: list[Message], folder: Path) -> None:
 
 
 def _points(contents: list[dict[str, Any]]) -> list[Metric | RunTag]:
-    """Metrics and tags in the contents of messages; of several values of a tag, the last."""
+    """Return the metrics and tags in the contents of messages; of several values of a tag, the last."""
     metrics = [
         Metric(name, value, content["time"], content["step"])
         for content in contents

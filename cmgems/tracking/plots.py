@@ -60,7 +60,7 @@ def _draw_bits(axes: Any, evaluations: Sequence[Mapping[str, Any]], baselines: M
 
 
 def _maskings(evaluations: Sequence[Mapping[str, Any]], score: str) -> list[str]:
-    """The fixed maskings, in the order in which they are evaluated."""
+    """Return the fixed maskings, in the order in which they are evaluated."""
     return [name for name in evaluations[-1].get(score, ()) if name != "stage"] if evaluations else []
 
 

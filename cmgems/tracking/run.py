@@ -126,7 +126,7 @@ class Tracker:
             self._journal.append({"artifact": os.path.relpath(path, self._journal.folder), "to": to})
 
     def _is_repeated(self, name: str, step: int) -> bool:
-        """Whether the journal has this point from before the run was resumed; asked once a point."""
+        """Return whether the journal has this point from before the run was resumed; asked once a point."""
         last, points = self._repeated.get(name, (-1, 0))
         if step == last and points:
             self._repeated[name] = (last, points - 1)
@@ -135,7 +135,7 @@ class Tracker:
 
 
 def _last_points(journal: Journal, run_id: str | None) -> dict[str, tuple[int, int]]:
-    """Last step in the journal for each metric of a run, and the number of points there."""
+    """Return last step in the journal for each metric of a run, and the number of points there."""
     last: dict[str, tuple[int, int]] = {}
     for message in journal.messages():
         if message.place.run == run_id:
@@ -173,8 +173,14 @@ def open_run(config: PretrainConfig, corpus: Corpus, run: RunToTrack, is_main_pr
     It ends FINISHED, KILLED when it was interrupted, or FAILED on any other exception. A store that answers and does
     not have the run to be continued gets a new one with all that the journal has.
 
-    Raises UserError if a new run cannot be made in MLflow, or if another process has the folder; nothing else that
-    MLflow does comes through.
+    Raises
+    ------
+    UserError
+        If MLflow refuses a new run; nothing else that MLflow does comes through.
+    UnavailableError
+        If MLflow does not answer when a new run is to be made.
+    InUseError
+        If another process has the folder.
     """
     if not is_main_process:
         yield Tracker()
@@ -216,7 +222,7 @@ def open_run(config: PretrainConfig, corpus: Corpus, run: RunToTrack, is_main_pr
 
 
 def _resume_run(config: PretrainConfig, name: str, corpus: Corpus, journal: Journal, run_id: str) -> MlflowRunRef:
-    """Where a run goes on that was `run_id` when its checkpoint was saved; the journal then sends there.
+    """Return where a run goes on that was `run_id` when its checkpoint was saved; the journal then sends there.
 
     Where it has been sent to last, if the store has that run or does not answer; in a store that has none of its runs,
     a new one, which gets all that the journal has.
@@ -242,7 +248,13 @@ def _resume_run(config: PretrainConfig, name: str, corpus: Corpus, journal: Jour
 
 
 def _describe(config: PretrainConfig, corpus: Corpus, place: MlflowRunRef) -> None:
-    """Parameters, settings and data of a new run. Raises UserError if MLflow does not take them."""
+    """Parameters, settings and data of a new run.
+
+    Raises
+    ------
+    UserError
+        If MLflow does not take them.
+    """
     parameters = {k: v for k, v in flatten(config).items() if k not in _NOT_PARAMETERS}
     inputs = [_dataset_input(corpus, context) for context in ("training", "validation")]
     with store_errors(place.uri):

@@ -52,8 +52,8 @@ def score_baselines(
 
 
 def _score_batch(chains: MarkovChains, batch: MaskedBatch, k: int) -> npt.NDArray[np.float64]:
-    """Sums over a batch: those of `score_hidden_bases`, flat; hidden bases; masked k-mers' nats by the composition, and
-    the number of these k-mers."""
+    """Return the sums over a batch: those of `score_hidden_bases`, flat; hidden bases; masked k-mers' nats by the
+    composition, and the number of these k-mers."""
     bases, hidden = (tensor.cpu().numpy() for tensor in bases_of_batch(batch, k))
     masked = batch.masked.cpu().numpy()
     nats = np.zeros(bases.shape)

@@ -50,7 +50,7 @@ _SECONDS_BETWEEN_ANSWERS = 0.5
 
 
 def step_folder(parent: Path, step: int) -> Path:
-    """Folder of a checkpoint or an exported model; names sort by step."""
+    """Return the folder of a checkpoint or an exported model; names sort by step."""
     return parent / f"step-{step:08d}"
 
 
@@ -104,7 +104,15 @@ class CheckpointWriter:
         self._pending: Future[None] | None = None
 
     def save(self, step: int, state: RunState) -> None:
-        """Save model, optimizer and run state; collective. Waits for the checkpoint before, if that is not yet done."""
+        """Save model, optimizer and run state; collective. Waits for the checkpoint before, if that is not yet done.
+
+        Raises
+        ------
+        UserError
+            If there is no room, or no right to write.
+        UnavailableError
+            If writing fails for another reason.
+        """
         self.wait()
         folder = step_folder(self.parent, step)
         partial = partial_path(folder, self._token)
@@ -123,9 +131,14 @@ class CheckpointWriter:
         self._pending = _in_background(self._move, staged, partial, folder)
 
     def wait(self) -> None:
-        """Return when the last checkpoint is complete; collective. Raises UserError if a process could not write it.
+        """Return when the last checkpoint is complete; collective.
 
         The processes go on telling each other how far they are, so that one that dies is noticed.
+
+        Raises
+        ------
+        UserError
+            If a process could not write it.
         """
         deadline = time.monotonic() + 2 * self.timeout  # rank 0 may have waited once for the parts of the others
         while self._pending is not None:
@@ -144,7 +157,8 @@ class CheckpointWriter:
                 self._pending = None
 
     def _failure(self, error: BaseException | None, permanent: bool) -> BaseException:
-        """What to raise where this process could not write its part; where `error` is None, another one could not.
+        """Return what to raise where this process could not write its part; where `error` is None, another one could
+        not.
 
         `permanent` says that somebody has to do something before it can.
         """
@@ -208,7 +222,13 @@ class CheckpointWriter:
 
 
 def read_state(folder: Path) -> RunState:
-    """The run state that a checkpoint was saved with."""
+    """Return the run state that a checkpoint was saved with.
+
+    Raises
+    ------
+    UserError
+        If the folder is no checkpoint.
+    """
     try:
         state = RunState(**json.loads((folder / STATE_FILE).read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -224,7 +244,7 @@ def checkpoints(parent: Path) -> list[Path]:
 
 
 def find_corruption(folder: Path) -> str | None:
-    """What is wrong with a checkpoint: a file that is missing, or not as it was written. None: all is well."""
+    """Return what is wrong with a checkpoint: a file that is missing, or not as it was written. None: all is well."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         for name, digest in manifest.items():
@@ -244,7 +264,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def _is_permanent(error: BaseException | None) -> bool:
-    """Whether an error while writing will come again: no room, or no right to write."""
+    """Return whether an error while writing will come again: no room, or no right to write."""
     return isinstance(error, OSError) and error.errno in _PERMANENT_ERRNOS
 
 

@@ -46,7 +46,7 @@ def describe_bits(bits: Mapping[str, float], baselines: Mapping[str, Mapping[str
 
 
 def _how_to_look(config: PretrainConfig) -> str:
-    """Where the run can be seen: the server's address, or the command that starts the UI on a database."""
+    """Return where the run can be seen: the server's address, or the command that starts the UI on a database."""
     uri = hide_password(config.tracking.uri)
     if uri.startswith("http"):
         return f"at {uri}"

@@ -42,7 +42,12 @@ def build_engine(
 ) -> Engine:
     """Build model and optimizer over `k`-mers, wrapped for the launch, and check what was launched; collective.
 
-    `universal` says that a checkpoint in DeepSpeed's universal format will be loaded. Raises UserError.
+    `universal` says that a checkpoint in DeepSpeed's universal format will be loaded.
+
+    Raises
+    ------
+    UserError
+        If the model of `model.init_from` cannot be loaded, or the DeepSpeed config contradicts the recipe.
     """
     model = build_model(config.model, k, config.seed, accelerator.device)
     optimizer = build_optimizer(model, config.optimizer)
@@ -101,7 +106,7 @@ def _set_timeouts(timeout: timedelta) -> None:
 
 
 def _wants_compiled_adam(deepspeed: dict[str, Any]) -> bool:
-    """Whether Accelerate is going to exchange the optimizer for DeepSpeed's, which is compiled on first use."""
+    """Return whether Accelerate is going to exchange the optimizer for DeepSpeed's, which is compiled on first use."""
     offload = offload_device(deepspeed.get("zero_optimization", {}), "optimizer")
     return offload != "none" and bool(deepspeed.get("zero_force_ds_cpu_optimizer", True))
 

@@ -34,8 +34,12 @@ PACKAGES = ("torch", "deepspeed", "accelerate", "transformers", "datasets", "mlf
 def preflight(output: Path, tracking_uri: str, needs_tracking: bool) -> None:
     """Print versions, where the output goes, and whether the tracking server answers; on the first process only.
 
-    Raises UserError if nothing can be written to the folder `output`, UnavailableError if MLflow is needed and does not
-    answer.
+    Raises
+    ------
+    UserError
+        If nothing can be written to the folder `output`.
+    UnavailableError
+        If MLflow is needed and does not answer.
     """
     if process.rank() != 0:
         return
@@ -52,7 +56,7 @@ def preflight(output: Path, tracking_uri: str, needs_tracking: bool) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of the packages that a run stands on, and of CUDA and NCCL where torch has them."""
+    """Return versions of Python, of the packages that a run stands on, and of CUDA and NCCL where torch has them."""
     found = {"Python": platform.python_version(), **{name: metadata.distribution(name).version for name in PACKAGES}}
     found["torch"] = torch.__version__  # with the build, such as +cpu
     if torch.version.cuda:
@@ -62,14 +66,18 @@ def versions() -> dict[str, str]:
 
 
 def environment(state: PartialState) -> dict[str, str]:
-    """What the numbers of a run depend on beside recipe and data: versions, and the device of this process."""
+    """Return what the numbers of a run depend on beside recipe and data: versions, and the device of this process."""
     return {"cmgems": __version__, **versions(), "device": _device(state)}
 
 
 def report(state: PartialState, kind: str) -> str:
-    """Machines with their ranks and devices, then the launcher, the `kind` of distribution and the backend; collective.
+    """Return machines with their ranks and devices, then the launcher, the `kind` of distribution and the backend;
+    collective.
 
-    Raises UserError if the processes do not run under the same versions.
+    Raises
+    ------
+    UserError
+        If the processes do not run under the same versions.
     """
     check_all_have(state, {"cmgems": __version__, **versions()}, "the same environment")
     processes = sorted(gather_object([(state.process_index, platform.node(), _device(state))]))
@@ -97,7 +105,7 @@ def check_same(first: dict[str, Any], other: dict[str, Any], where: str, needed:
 
 
 def _device(state: PartialState) -> str:
-    """What this process computes on."""
+    """Return what this process computes on."""
     if state.device.type == "cuda":
         properties = torch.cuda.get_device_properties(state.device)
         return f"{properties.name} ({properties.total_memory / 1e9:.0f} GB)"
@@ -106,7 +114,7 @@ def _device(state: PartialState) -> str:
 
 
 def _machines(processes: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """A line for each run of neighbouring ranks that are on the same machine with the same kind of device."""
+    """Yield a line for each run of neighbouring ranks that are on the same machine with the same kind of device."""
     ranks = 0
     for (node, device), group in groupby(processes):
         number = len(list(group))
@@ -116,7 +124,7 @@ def _machines(processes: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def _launcher() -> str:
-    """The program that started this process, and the SLURM job that it is part of."""
+    """Return the program that started this process, and the SLURM job that it is part of."""
     # Not by Accelerate's variables, which it sets in each process that uses it, however that was started.
     try:
         parent = psutil.Process().parent()

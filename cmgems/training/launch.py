@@ -27,7 +27,14 @@ from cmgems.runtime.signals import stop_on_signals
 
 
 def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
-    """The Accelerator of this process, and how the global batch is laid over the processes. Raises UserError."""
+    """Return the Accelerator of this process, and how the global batch is laid over the processes.
+
+    Raises
+    ------
+    UserError
+        If processes share a GPU or do not see each other, the device lacks the precision, or the launch is not what the
+        recipe requires.
+    """
     on_gpu = torch.cuda.is_available() and not _asked_for("ACCELERATE_USE_CPU")
     # DeepSpeed calls collectives by names that torch is about to rename: nothing a user could act on.
     warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.distributed")
@@ -74,7 +81,7 @@ def check_devices(precision: str, on_gpu: bool) -> None:
 
 
 def launched_with_deepspeed() -> bool:
-    """Whether the launcher was asked for DeepSpeed."""
+    """Return whether the launcher was asked for DeepSpeed."""
     return _asked_for("ACCELERATE_USE_DEEPSPEED")
 
 
@@ -145,7 +152,7 @@ def zero_stage(accelerator: Accelerator) -> int | None:
 
 
 def launched_as(accelerator: Accelerator) -> str:
-    """The kind of distribution, which a checkpoint is bound to; DDP and a single process write the same."""
+    """Return the kind of distribution, which a checkpoint is bound to; DDP and a single process write the same."""
     stage = zero_stage(accelerator)
     return "without DeepSpeed" if stage is None else f"ZeRO-{stage}"
 
@@ -167,7 +174,7 @@ def describe_kind(accelerator: Accelerator) -> str:
 
 
 def describe(accelerator: Accelerator, plan: BatchPlan, model: torch.nn.Module) -> str:
-    """One line for the log: what the run runs under."""
+    """Return one line for the log: what the run runs under."""
     parts = [
         f"{describe_kind(accelerator)}, {accelerator.num_processes} process(es) ({type(model).__name__})",
         f"device {accelerator.device}",
@@ -192,7 +199,7 @@ def offload_device(zero: dict[str, Any], kind: str) -> str:
 
 
 def _asked_for(variable: str) -> bool:
-    """Whether an environment variable that launchers set says yes."""
+    """Return whether an environment variable that launchers set says yes."""
     return os.environ.get(variable, "").lower() in ("1", "true", "yes")
 
 

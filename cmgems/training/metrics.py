@@ -29,7 +29,7 @@ class Totals:
         return self.statistics["masked_tokens"]
 
     def metrics(self) -> dict[str, float]:
-        """Metrics by their name in MLflow; means over the window's steps."""
+        """Return the metrics by their name in MLflow; means over the window's steps."""
         counts = self.statistics
         masked = max(counts["masked_tokens"], 1)
         return {

@@ -60,11 +60,11 @@ class Resumption:
         return int(self.state.progress["step"])
 
     def is_exact(self, plan: BatchPlan) -> bool:
-        """Whether the run, its work now divided so, repeats bit for bit the steps that it does again."""
+        """Return whether the run, its work now divided so, repeats bit for bit the steps that it does again."""
         return not self.differences(plan)
 
     def differences(self, plan: BatchPlan) -> list[str]:
-        """What is not as it was."""
+        """Return what is not as it was."""
         pairs = {
             "processes": (self.state.processes, plan.processes),
             "micro-batch": (self.state.micro_batch, plan.micro_batch),
@@ -81,11 +81,11 @@ class Resumption:
         run.progress = Progress(**self.state.progress)
 
     def describe(self, plan: BatchPlan) -> str:
-        """Return lines for the log."""
+        """Return the lines for the log."""
         return "\n  ".join([f"resumed after step {self.step} from {self.checkpoint}", *self.differences(plan)])
 
     def tags(self, plan: BatchPlan) -> dict[str, str]:
-        """The same for MLflow: a tag for each resumption that changed something."""
+        """Return the same for MLflow: a tag for each resumption that changed something."""
         differences = self.differences(plan)
         return {f"resumed.{self.step}": "; ".join(differences)} if differences else {}
 
@@ -110,7 +110,10 @@ def open_checkpoint(run: Run, accelerator: Accelerator, allowed: list[str]) -> R
 def _read(checkpoint: Path, identity: dict[str, Any], allowed: list[str]) -> tuple[RunState, list[str]]:
     """State of a checkpoint, and the points in which the run that wrote it differs from this one.
 
-    Raises UserError naming them, unless each is in `allowed`, by its own name or by its group's.
+    Raises
+    ------
+    UserError
+        Naming them, unless each is in `allowed`, by its own name or by its group's.
     """
     state = read_state(checkpoint)
     then = state.identity
@@ -125,7 +128,7 @@ def _read(checkpoint: Path, identity: dict[str, Any], allowed: list[str]) -> tup
 
 
 def _differs(key: str, then: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether a setting has changed; one that a release added or removed has not, as long as it is off."""
+    """Return whether a setting has changed; one that a release added or removed has not, as long as it is off."""
     if key in then and key in now:
         return bool(then[key] != now[key])
     return bool(then.get(key) or now.get(key))
@@ -158,7 +161,8 @@ def archive_newer_checkpoints(checkpoint: Path) -> None:
 
 
 def _folder_to_load(accelerator: Accelerator, checkpoint: Path, processes: int) -> Path:
-    """The checkpoint, or its universal format if `processes` others wrote it and its parts do not fit; collective.
+    """Return the checkpoint, or its universal format if `processes` others wrote it and its parts do not fit;
+    collective.
 
     Only ZeRO divides a checkpoint into parts. A conversion that is there is used again if it is as it was written.
     """

@@ -98,7 +98,14 @@ def open_run_folder(config: PretrainConfig, accelerator: Accelerator, data: Trai
     """Open the run's folder, with the checkpoint to resume from if there is one; collective.
 
     Rank 0 has the folder locked while this lasts; the run that had it before may be about to end, as one on a machine
-    that has lost its network. Raises UserError.
+    that has lost its network.
+
+    Raises
+    ------
+    UserError
+        If the folder cannot be made, is not shared by all machines, or no checkpoint to resume from is sound.
+    InUseError
+        If another process has the folder.
     """
     chosen: list[tuple[Path, Path | None] | None] = [None]
     lock = None
@@ -135,7 +142,8 @@ def _check_shared(folder: Path, accelerator: Accelerator) -> None:
 
 
 def _appears(path: Path) -> bool:
-    """Whether a file that another machine has made is there; network file systems can take a while to show it."""
+    """Return whether a file that another machine has made is there; network file systems can take a while to show
+    it."""
     end = time.monotonic() + _SECONDS_TO_APPEAR
     while path not in _listed(path.parent):
         if time.monotonic() > end:
@@ -146,7 +154,7 @@ def _appears(path: Path) -> bool:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What is in a folder; listing it makes network file systems look again, asking for a file does not."""
+    """Return what is in a folder; listing it makes network file systems look again, asking for a file does not."""
     try:
         return list(folder.iterdir())
     except OSError:
@@ -161,7 +169,8 @@ def run_name(config: PretrainConfig, folder: Path) -> str:
 
 
 def shared_settings(config: PretrainConfig, data: TrainingData) -> dict[str, Any]:
-    """What all processes of a run must have: each machine reads its own recipe, and maybe its own copy of the corpus.
+    """Return what all processes of a run must have: each machine reads its own recipe, and maybe its own copy of the
+    corpus.
 
     Another corpus or NPMI table would go into the same model unseen; another interval would leave a process waiting.
     """
@@ -180,7 +189,13 @@ def run_identity(config: PretrainConfig, data: TrainingData, distribution: str) 
 
 
 def _folder(config: PretrainConfig) -> Path:
-    """The folder of the run that `resume` asks for, or of a new one. Raises UserError if it cannot be made."""
+    """Return the folder of the run that `resume` asks for, or of a new one.
+
+    Raises
+    ------
+    UserError
+        If it cannot be made.
+    """
     if config.resume not in ("never", "auto"):
         return _run_of(Path(config.resume))
     folder, found = _newest_run(config) if config.resume == "auto" else (None, [])
@@ -188,9 +203,13 @@ def _folder(config: PretrainConfig) -> Path:
 
 
 def _checkpoint_to_resume(config: PretrainConfig, folder: Path) -> Path | None:
-    """The checkpoint that `resume` asks for: with `auto` the newest sound one in the run's folder, if it has any.
+    """Return the checkpoint that `resume` asks for: with `auto` the newest sound one in the run's folder, if it has
+    any.
 
-    Raises UserError if the one that is named, or all of those that there are, are damaged.
+    Raises
+    ------
+    UserError
+        If the one that is named, or all of those that there are, are damaged.
     """
     if config.resume == "never":
         return None
@@ -211,21 +230,21 @@ def _checkpoint_to_resume(config: PretrainConfig, folder: Path) -> Path | None:
 
 
 def is_new_run(config: PretrainConfig) -> bool:
-    """Whether there is no checkpoint to go on from; reads only, and on rank 0 alone: a network file system may go on
-    telling another machine for a while that there is no folder, once that has asked for it."""
+    """Return whether there is no checkpoint to go on from; reads only, and on rank 0 alone: a network file system may
+    go on telling another machine for a while that there is no folder, once that has asked for it."""
     if process.rank() != 0:
         return False
     return config.resume == "never" or (config.resume == "auto" and not _newest_run(config)[1])
 
 
 def _newest_run(config: PretrainConfig) -> tuple[Path | None, list[Path]]:
-    """Folder of the run that `resume: auto` goes on with, and its checkpoints, oldest first."""
+    """Return the folder of the run that `resume: auto` goes on with, and its checkpoints, oldest first."""
     folder = config.output or max(_numbered_folders(config.name), key=_number, default=None)
     return folder, checkpoints(folder / "checkpoints") if folder else []
 
 
 def _run_of(checkpoint: Path) -> Path:
-    """Folder of the run that a checkpoint belongs to: RUN/checkpoints/step-N."""
+    """Return the folder of the run that a checkpoint belongs to: RUN/checkpoints/step-N."""
     return checkpoint.parent.parent
 
 
@@ -238,7 +257,13 @@ def _number(folder: Path) -> int:
 
 
 def _make_folder(config: PretrainConfig) -> Path:
-    """The folder of a new run. Raises UserError if it cannot be made."""
+    """Return the folder of a new run.
+
+    Raises
+    ------
+    UserError
+        If it cannot be made.
+    """
     folder = config.output or _next_folder(config.name)
     try:
         while True:

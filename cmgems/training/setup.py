@@ -40,7 +40,13 @@ class TrainingData:
 
 
 def open_data(config: PretrainConfig) -> TrainingData:
-    """Open corpus and NPMI table. Raises UserError if they are unusable, or do not fit the model."""
+    """Open corpus and NPMI table.
+
+    Raises
+    ------
+    UserError
+        If they are unusable, or do not fit the model.
+    """
     corpus = open_corpus(config.corpus)
     table = open_npmi(config.npmi, corpus)
     check_model_fits(config.model, corpus)
@@ -56,7 +62,13 @@ def open_masker(data: TrainingData, config: PretrainConfig, device: torch.device
 
 
 def open_corpus(config: CorpusConfig) -> Corpus:
-    """The corpus at `corpus.path`; prepared first where it is absent and the recipe says how."""
+    """Return the corpus at `corpus.path`; prepared first where it is absent and the recipe says how.
+
+    Raises
+    ------
+    UserError
+        If it cannot be opened or prepared, or was prepared otherwise than the recipe says.
+    """
     if config.prepare is not None and not config.path.exists():
         try:
             config.path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +102,13 @@ def _check_prepared_as_told(config: CorpusConfig, corpus: Corpus) -> None:
 
 
 def open_npmi(config: NpmiConfig, corpus: Corpus) -> NpmiTable:
-    """The NPMI table that the recipe names: a file, the human 6-mers, or the training split's own k-mers."""
+    """Return the NPMI table that the recipe names: a file, the human 6-mers, or the training split's own k-mers.
+
+    Raises
+    ------
+    UserError
+        If the table cannot be read, or is of other k-mers than the corpus.
+    """
     if config.table is None:
         table = npmi_from_counts(corpus.counts, corpus.k, config.method, config.c)
     elif config.table == "human":

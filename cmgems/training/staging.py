@@ -33,7 +33,7 @@ class StagingFolder:
         self.path.mkdir()
 
     def new(self) -> Path:
-        """An empty folder."""
+        """Return an empty folder."""
         return Path(tempfile.mkdtemp(dir=self.path))
 
     def remove(self) -> None:
@@ -50,7 +50,8 @@ def remove_all(parent: Path) -> None:
 
 
 def _memory_with_room(needed_bytes: int) -> Path | None:
-    """The file system in memory, if a checkpoint takes less than half of what is free there, and of free memory."""
+    """Return the file system in memory, if a checkpoint takes less than half of what is free there, and of free
+    memory."""
     if not MEMORY.is_dir():
         return None
     free = min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available)

@@ -63,7 +63,10 @@ class Trainer:
     def train(self) -> None:
         """Train to the last step, evaluating, switching stages and saving on the way; collective.
 
-        Raises Interrupted, with a checkpoint written, at the end of the step in which a signal reached any rank.
+        Raises
+        ------
+        Interrupted
+            , with a checkpoint written, at the end of the step in which a signal reached any rank.
         """
         if self.progress.step == 0 and 0 in self.config.checkpoint.milestones:
             self._export(0)
@@ -96,7 +99,7 @@ class Trainer:
         )
 
     def _train_step(self, micro_batches: Iterator[MicroBatch], request: StopRequest) -> bool:
-        """One optimizer step; whether any rank has been asked to stop."""
+        """Return one optimizer step; whether any rank has been asked to stop."""
         started = time.perf_counter()
         step, config = self.progress.step, self.config
         windows = [next(micro_batches).to(self.accelerator.device) for _ in range(self.plan.accumulation)]

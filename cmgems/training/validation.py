@@ -44,13 +44,13 @@ def unigram_nll(counts: Counts) -> torch.Tensor:
 
 
 def unigram_perplexity(counts: Counts) -> float:
-    """Perplexity of the k-mer frequencies themselves: exp of their entropy."""
+    """Return the perplexity of the k-mer frequencies themselves: exp of their entropy."""
     shares = counts[counts > 0] / counts.sum()
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def fixed_maskings(rate: float) -> dict[str, list[MaskingStrategy]]:
-    """The maskings that every run is scored under, so that runs of different curricula can be compared."""
+    """Return the maskings that every run is scored under, so that runs of different curricula can be compared."""
     return {"span": [Span(rate=rate)], "genemask": [GeneMask(rate=rate)], "global_pmi": [GlobalPmi(rate=rate)]}
 
 
@@ -100,7 +100,7 @@ class Validation:
         }
 
     def _score_bases(self, model: MaskedLanguageModel, batch: MaskedBatch) -> torch.Tensor:
-        """Sums over a batch's hidden bases, float64 [3]: bits, bases predicted right, their number.
+        """Return the sums over a batch's hidden bases, float64 [3]: bits, bases predicted right, their number.
 
         Every masked k-mer is [MASK] here: one that the corruption keeps would give hidden bases away.
         """

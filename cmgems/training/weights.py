@@ -27,6 +27,11 @@ def load_weights(accelerator: Accelerator, model: Any, optimizer: Any, folder: P
     """Load model and optimizer from what `CheckpointWriter` wrote, or its universal format; collective.
 
     Learning rate, weight decay and the like stay as the recipe has them.
+
+    Raises
+    ------
+    RuntimeError
+        If DeepSpeed finds nothing to load.
     """
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
@@ -62,7 +67,10 @@ def _separate_step_counts(optimizer: torch.optim.Optimizer) -> None:
 def export_model(accelerator: Accelerator, model: Any, k: int, folder: Path) -> None:
     """Write model and tokenizer so that transformers' Auto classes load them, in float32; collective.
 
-    Raises UserError if they cannot be written.
+    Raises
+    ------
+    UserError
+        If they cannot be written.
     """
     weights = _full_precision_weights(accelerator, model)
     if accelerator.is_main_process:
@@ -102,7 +110,7 @@ def state_bytes(model: torch.nn.Module) -> int:
 
 
 def _full_precision_weights(accelerator: Accelerator, model: Any) -> dict[str, torch.Tensor]:
-    """Weights of the BERT inside `model`, float32 on the CPU: those that the optimizer steps; collective.
+    """Return the weights of the BERT inside `model`, float32 on the CPU: those that the optimizer steps; collective.
 
     In bf16 and fp16 DeepSpeed computes with rounded copies of them, and under ZeRO-3 each process holds a part only.
     """

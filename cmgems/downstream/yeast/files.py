@@ -46,7 +46,12 @@ def _write_csv(examples: list[Example], path: Path) -> None:
 def ensure_yeast_tasks(folders: Collection[str], data: Path) -> None:
     """Write the tasks whose folders are among `folders`, relative to `data`, unless they are there.
 
-    Several processes may ask at once, of which one writes. Raises UserError if it cannot.
+    Several processes may ask at once, of which one writes.
+
+    Raises
+    ------
+    UserError
+        If it cannot.
     """
     names = [folder.removeprefix(f"{FOLDER}/") for folder in folders if folder.startswith(f"{FOLDER}/")]
     wanted = [name for name in names if is_task(name)]

@@ -94,7 +94,13 @@ def _parse(name: str) -> tuple[str, int | None]:
 
 
 def _few(examples: list[Example], shots: int, key: str) -> list[Example]:
-    """Return `shots` examples of each class, in their order. Raises UserError if a class has fewer."""
+    """Return `shots` examples of each class, in their order.
+
+    Raises
+    ------
+    UserError
+        If a class has fewer.
+    """
     labels = np.array([example.label for example in examples])
     most = int(np.bincount(labels).min())
     if not 1 <= shots <= most:
@@ -120,7 +126,8 @@ def starts(chromosome: Chromosome, seed: int, seen: set[str]) -> list[Example]:
 
 
 def coding(chromosome: Chromosome, seed: int, seen: set[str]) -> list[Example]:
-    """Return windows of coding sequences as they read (1), and, of either strand, windows that overlap no gene (0)."""
+    """Return the windows of coding sequences as they read (1), and, of either strand, windows that overlap no gene
+    (0)."""
     is_genic = np.zeros(len(chromosome.bases), dtype=bool)
     for feature in (*chromosome.genes, *chromosome.coding):
         is_genic[feature.left : feature.right] = True
@@ -140,7 +147,7 @@ def coding(chromosome: Chromosome, seed: int, seen: set[str]) -> list[Example]:
 
 
 def strand(chromosome: Chromosome, seed: int, seen: set[str]) -> list[Example]:
-    """Return windows of coding sequences, in turn as they read (1) and as the other strand reads (0)."""
+    """Return the windows of coding sequences, in turn as they read (1) and as the other strand reads (0)."""
     windows = gene_windows(chromosome, "strand", seed, seen)
     examples = [
         Example(window, 1) if index % 2 == 0 else Example(_reverse_complement(window), 0)
@@ -150,7 +157,7 @@ def strand(chromosome: Chromosome, seed: int, seen: set[str]) -> list[Example]:
 
 
 def frame(chromosome: Chromosome, seed: int, seen: set[str]) -> list[Example]:
-    """Return windows of coding sequences as they read; the class is the phase of the first nucleotide (0, 1, 2)."""
+    """Return the windows of coding sequences as they read; the class is the phase of the first nucleotide (0, 1, 2)."""
     windows = gene_windows(chromosome, "frame", seed, seen, frames=range(CODON))
     return _equal_classes([Example(window, index % CODON) for index, window in enumerate(windows)], CODON)
 
@@ -226,7 +233,8 @@ def site_examples(
 def gene_windows(
     chromosome: Chromosome, task: str, seed: int, seen: set[str], frames: Sequence[int] | None = None
 ) -> list[str]:
-    """Return windows of the complete coding sequences, each inside one exon, as the gene reads, without stop codons.
+    """Return the windows of the complete coding sequences, each inside one exon, as the gene reads, without stop
+    codons.
 
     They overlap neither each other nor any other coding sequence.
 
