@@ -128,10 +128,10 @@ class Plan(Settings):
 
 
 class Sync(Settings):
-    """Send to MLflow what runs could not send while they went on."""
+    """Send tracking data that runs could not send to MLflow."""
 
     folders: CliPositionalArg[list[Path]] = Field(min_length=1)
-    """Folders of runs that are over; those that go on send by themselves."""
+    """Folders of runs that have ended; running ones send by themselves."""
 
     def cli_cmd(self) -> None:
         """Send the rest of each run, and say what was sent; a folder that fails does not keep the others back."""
@@ -177,7 +177,7 @@ class Report(Settings):
 
 
 class Commands(BaseSettings):
-    """What goes with cmgems/pretrain.py: corpora, NPMI tables, plans, downstream scores, what MLflow has yet to get."""
+    """Tools around cmgems/pretrain.py: corpora, NPMI tables, plans, downstream scores, unsent tracking data."""
 
     model_config = SettingsConfigDict(**COMMAND, cli_prog_name="cmgems")
 
@@ -192,7 +192,7 @@ class Commands(BaseSettings):
     report: CliSubCommand[Report]
     """Write a page on the downstream scores of runs."""
     sync: CliSubCommand[Sync]
-    """Send to MLflow what runs could not send while they went on."""
+    """Send tracking data that runs could not send to MLflow."""
 
     def cli_cmd(self) -> None:
         """Run the subcommand."""
@@ -200,7 +200,7 @@ class Commands(BaseSettings):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run `cmgems` with the process's arguments; exit code 2 for a user's mistake."""
+    """Run `cmgems` with the process's arguments; exit code 2 for invalid input."""
     configure_logging()
     with exit_on_error():
         run_command(Commands, _gather_overrides(sys.argv[1:] if arguments is None else arguments))

@@ -2,7 +2,7 @@
 # A model on a suite of downstream tasks, its tasks and seeds divided over an array of jobs; another job then writes the
 # report of the model's run. From the top of the repository:
 #     sbatch [--array=1-N] slurm/benchmark.sh RUN/models/step-00010000 --data FOLDER [--SETTING VALUE ...]
-# What is done already is not done again: the same command goes on where jobs have failed.
+# Finished scores are skipped: submit the same command again where jobs have failed.
 #SBATCH --job-name=cmgems-benchmark
 #SBATCH --array=1-8
 #SBATCH --nodes=1

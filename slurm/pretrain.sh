@@ -10,7 +10,7 @@
 #SBATCH --time=24:00:00
 #SBATCH --signal=B:USR1@300
 #SBATCH --output=slurm-%j.log
-# One launcher a node; the same job again after a failure; its log goes on.
+# One launcher per node; the same job again after a failure, with the same log.
 #SBATCH --ntasks-per-node=1
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -104,14 +104,14 @@ while :; do
 done
 kill "$watcher" 2>/dev/null
 
-# ---- What now? Whatever is neither the end nor a mistake is worth another start.
+# ---- What now? Whatever is neither the end nor a user error is worth another start.
 end=$(newest_checkpoint)
 state=$(scontrol show job "$job" --oneliner | grep -o 'JobState=[A-Z_]*')
 if grep -qsx 0 "$codes/rank-0"; then
     say "done: the training has reached its last step"
     exit 0
 elif any_ended_with 2; then
-    say "ended by a mistake in settings or data, which $logs/restart-$restart-*.log names: not started again"
+    say "ended by invalid settings or data, which $logs/restart-$restart-*.log names: not started again"
     exit 2
 elif [ -e "$OUTPUT/stop" ]; then
     say "stopped with ${end:-no checkpoint}; remove $OUTPUT/stop and submit with OUTPUT=$OUTPUT to continue"

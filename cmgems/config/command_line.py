@@ -96,19 +96,19 @@ def _renamed(argument: str) -> str:
 
 
 def describe_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return one line a mistake: the setting's dotted name, what is wrong, and what it was."""
+    """Return one line per error: the setting's dotted name, what is wrong, and what it was."""
     lines = []
-    for mistake in error.errors():
-        where = ".".join(str(part) for part in mistake["loc"])
-        if mistake["type"] == "extra_forbidden":
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
             close = difflib.get_close_matches(where, _setting_names(model), n=1)
             lines.append(f"{where}: unknown setting" + (f" (did you mean {close[0]}?)" if close else ""))
-        elif mistake["type"] == "missing":
+        elif problem["type"] == "missing":
             lines.append(f"{where}: missing, and it has no default")
-        elif mistake["type"] == "value_error":
-            lines.append((f"{where}: " if where else "") + str(mistake["ctx"]["error"]))
+        elif problem["type"] == "value_error":
+            lines.append((f"{where}: " if where else "") + str(problem["ctx"]["error"]))
         else:
-            lines.append(f"{where}: {mistake['msg']} (it is {mistake['input']!r})")
+            lines.append(f"{where}: {problem['msg']} (it is {problem['input']!r})")
     return "\n  ".join(lines)
 
 
@@ -148,7 +148,7 @@ def _set_in_list(values: dict[str, Any], name: str, value: Any) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse prints a mistake with the usage of all settings and exits; here it is an error like any other."""
+    """argparse prints an error with the usage of all settings and exits; here it is a UserError."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"command line: {message}")

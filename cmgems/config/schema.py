@@ -171,7 +171,7 @@ class CheckpointConfig(Settings):
     keep: int = Field(default=2, ge=1)
     """Number of newest checkpoints that are kept."""
     milestones: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [1000, 10_000])
-    """Steps whose checkpoints are kept for good, and whose models are exported (as the last step's always is); 0: the
+    """Steps whose checkpoints are never removed, and whose models are exported (as the last step's always is); 0: the
     untrained model, exported only."""
     staging: Path | None = None
     """Fast local folder that checkpoints pass through; empty: /dev/shm where it has room, else the run's folder."""

@@ -20,7 +20,7 @@ class Text(NamedTuple):
     text: bytes
     """Nucleotides and white space; empty where a record or region begins."""
     begins: Literal["", "record", "region"] = ""
-    """What begins here: a record, or another region of the same record; nothing where the text goes on."""
+    """What begins here: a record, or another region of the same record; nothing where the text continues."""
     start: int = 0
     """Position in the record, from 0, of what begins here."""
 

@@ -198,7 +198,7 @@ class _Stretches(NamedTuple):
 def _stretches(bases: Digits, hidden: Booleans, order: int, right_flank: bool) -> Iterator[_Stretches]:
     """Yield the stretches of all windows, those of a pattern together, a few at a time.
 
-    A stretch goes on to the next hidden base if fewer than `order` bases lie between, so that no two stretches of a
+    A stretch continues to the next hidden base if fewer than `order` bases lie between, so that no two stretches of a
     window depend on each other. Around it are `order` visible bases, or as many as there are, unless `right_flank` is
     False: then it ends with a hidden base.
     """

@@ -151,7 +151,7 @@ def _split_windows(
 ) -> Iterator[tuple[Split, Window]]:
     """Yield the windows with their split. None reaches over the border of a split: each side is cut on its own."""
     for chromosome, group in groupby(split_runs(pieces), key=attrgetter("chromosome")):
-        # A side that is left and entered again, as overlapping regions do, goes on with its next length.
+        # A side that is left and entered again, as overlapping regions do, continues with its next length.
         lengths = {split: window_lengths(chromosome, config) for split in SPLITS}
         for split, side in groupby(assign(group, starts), key=itemgetter(0)):
             for window in cut_chromosome((piece for _, piece in side), lengths[split], config):

@@ -162,7 +162,7 @@ def make_encoder(tokenizer: Any, config: Any, name: str, max_tokens: int | None 
     name
         What error messages call the model.
     max_tokens
-        Longest input in tokens, special tokens not counted, where the model does not tell, or fewer than it takes.
+        Longest input in tokens, special tokens not counted, where the model does not say, or fewer than it takes.
 
     Raises
     ------

@@ -63,7 +63,7 @@ class Result(Settings):
     species: str
     """Where the sequences come from."""
     task_kind: str
-    """What is told apart."""
+    """Classification target."""
     classes: list[str]
     """Names of the classes, in the order of their labels."""
     group: str | None
@@ -109,7 +109,7 @@ class Result(Settings):
     seconds: float
     """Wall-clock time, in seconds."""
     identity: dict[str, str]
-    """What has a say in the numbers, by name: a result whose identity is another is computed again."""
+    """What determines the numbers, by name: a result whose identity is another is computed again."""
     versions: dict[str, str]
     """Versions of the libraries."""
 

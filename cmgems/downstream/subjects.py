@@ -36,7 +36,7 @@ def random_weights(source: Source) -> Candidate:
 def untrained_start(subject: Candidate) -> Candidate | None:
     """Return the model as its pretraining began, where the run has exported it (`checkpoint.milestones`, step 0).
 
-    It tells what training has brought from what the initial weights bring, which are not plain random ones where a
+    It separates the effect of training from that of the initial weights, which are not plain random ones where a
     recipe says so.
     """
     model = Path(subject.source.model).resolve()

@@ -98,7 +98,7 @@ class Task(Settings):
     species: str = Field(min_length=1)
     """Where the sequences come from."""
     kind: str = Field(min_length=1)
-    """What is told apart."""
+    """Classification target."""
     classes: list[Annotated[str, Field(min_length=1)]] = Field(min_length=2)
     """Names of all classes: label 0, label 1 and so on, whether or not a split has them all."""
     length: int = Field(ge=1)

@@ -23,7 +23,7 @@ class MaskingCollator:
     """Pads rows of k-mer ids, masks them, and returns what `BertForMaskedLM` takes.
 
     A row's mask is a function of the seed, the epoch and the row's `sample_id`: it depends neither on the batch, nor on
-    the order of the rows, nor on the number of loader workers or processes. Each epoch masks a row anew once
+    the order of the rows, nor on the number of loader workers or processes. Each epoch masks a row differently once
     `set_epoch` is called, for which `set_epochs_of` makes a callback for transformers' Trainer.
 
     Parameters
@@ -72,7 +72,7 @@ class MaskingCollator:
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
-        """Mask every row anew, from the next pass over the data on, in loader workers too."""
+        """Mask every row differently from the next pass over the data on, in loader workers too."""
         self._epoch.fill_(epoch)
 
     def set_epochs_of(self) -> TrainerCallback:

@@ -25,7 +25,7 @@ def prepare_cpu_memory() -> None:
     """Let torch ask Linux for pages of 2 MB for large tensors on the CPU, and keep the code of few matrix products;
     before the first tensor.
 
-    Activations come and go with every operation, and the system clears and maps their pages each time anew: with pages
+    Activations come and go with every operation, and the system clears and maps their pages each time again: with pages
     of 4 KB that takes about a tenth of a training step of LOGO.
 
     oneDNN writes code for every shape it multiplies, a fourth of a megabyte each, of which it keeps 1,024 and torch as

@@ -26,7 +26,7 @@ class Run:
 
     folder: Path
     label: str
-    """As much of the folder's path as tells it from the other runs."""
+    """As much of the folder's path as distinguishes it from the other runs."""
     results: list[Result]
     perplexities: dict[str, dict[int, float]]
     """Validation perplexity by name of the masking and optimizer step; empty without a journal."""
@@ -155,7 +155,7 @@ def groups_of(tasks: Sequence[TaskRow]) -> dict[str | None, list[TaskRow]]:
 
 
 def kinds_of(tasks: Sequence[TaskRow]) -> dict[str, list[TaskRow]]:
-    """Return tasks by species and what is told apart, in the order of the tasks."""
+    """Return tasks by species and classification target, in the order of the tasks."""
     kinds: defaultdict[str, list[TaskRow]] = defaultdict(list)
     for group in groups_of(tasks).values():
         for task in group:

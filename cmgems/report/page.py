@@ -46,7 +46,7 @@ def write_report(runs: list[Path], output: Path) -> Path:
     ----------
     runs
         Folders of pretraining runs, or of others that have results below `downstream/`. They are only read, also while
-        a run goes on.
+        a run is not finished.
     output
         Folder to write into; it is made if need be.
 

@@ -108,7 +108,7 @@ def score_table(comparison: Comparison) -> Table:
 
 
 def kind_table(comparison: Comparison) -> Table:
-    """Return the means by species and what is told apart."""
+    """Return the means by species and classification target."""
     rows = [
         replace(_mean_row(comparison, title, chosen, tasks), kind="")
         for title, tasks in kinds_of(comparison.tasks).items()

@@ -31,7 +31,7 @@ LATER = (408, 409, 425, 429, 499)
 
 
 def tracking_problem(uri: str) -> str | None:
-    """Why a tracking store cannot be reached; None if it can, or if that is not to be known beforehand."""
+    """Return why a tracking store cannot be reached; None if it can, or if that cannot be checked."""
     try:
         if uri.startswith("sqlite:///"):
             folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
@@ -80,10 +80,10 @@ def find_run(settings: TrackingConfig, run_ids: Sequence[str]) -> str | None:
         try:
             client = mlflow.MlflowClient(tracking_uri=settings.uri)
             answers.put(next((run_id for run_id in run_ids if _has_run(client, run_id)), None))
-        except Exception:  # noqa: BLE001  # away or broken in whatever way, which is no reason not to go on
+        except Exception:  # noqa: BLE001  # away or broken in whatever way, which is no reason to fail
             answers.put(run_ids[0])
 
-    # In a thread: clients try again for minutes, whatever they are told.
+    # In a thread: clients try again for minutes, whatever their settings.
     threading.Thread(target=ask, name="tracking-start", daemon=True).start()
     try:
         return answers.get(timeout=_SECONDS_TO_ANSWER)
@@ -116,7 +116,7 @@ def _create_experiment(client: mlflow.MlflowClient, settings: TrackingConfig) ->
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
     """Turn what goes wrong with a tracking store into a UserError where it was refused, or there is no driver for it;
-    into an UnavailableError where it may go another time."""
+    into an UnavailableError where a retry may succeed."""
     try:
         yield
     except (MlflowException, OSError, SQLAlchemyError, ImportError) as error:

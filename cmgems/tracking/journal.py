@@ -1,4 +1,4 @@
-"""What a run has to tell MLflow, in files of the run's folder: nothing waits for a server, and nothing is lost.
+"""What a run logs to MLflow, in files of the run's folder: nothing waits for a server, and nothing is lost.
 
 - `tracking.jsonl`, the journal: one JSON object a line. A line with `run`, `uri` and `experiment` says where the lines
   after it belong, and with `instead_of`, the id of a run before it, that run's lines too; the others are the messages,
@@ -65,7 +65,7 @@ class Message:
 
 
 def read_contents(folder: Path) -> list[dict[str, Any]]:
-    """Contents of all messages of a run's folder, also while the run goes on; empty where there is no journal.
+    """Return the contents of all messages of a run's folder, also while it runs; empty where there is no journal.
 
     Takes no lock and writes nothing.
 
@@ -96,7 +96,7 @@ def _lines(path: Path, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def find_place(folder: Path) -> MlflowRunRef | None:
-    """Return where the newest part of a folder's journal belongs, whether or not its run goes on; None without a
+    """Return where the newest part of a folder's journal belongs, whether or not its run has ended; None without a
     journal."""
     path, place = folder / JOURNAL, None
     for _, content in _lines(path, 0) if path.exists() else ():

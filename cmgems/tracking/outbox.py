@@ -41,7 +41,7 @@ def sync(folder: Path) -> str:
     Raises
     ------
     UserError
-        If there is no run, if it is going on, or if MLflow does not take all.
+        If there is no run, if it has not ended, or if MLflow does not take all.
     """
     if not (folder / JOURNAL).is_file():
         raise UserError(f"{folder} is not the folder of a run: there is no {JOURNAL} in it")
@@ -89,7 +89,7 @@ def _batches(messages: list[Message]) -> Iterator[list[Message]]:
 
 
 def _deliver(batch: list[Message], folder: Path) -> None:
-    """Send a batch. Raises what the client raises, unless MLflow refuses something for good: that is left out."""
+    """Send a batch. Raises what the client raises, unless MLflow refuses something permanently: that is left out."""
     place, content = batch[0].place, batch[0].content
     client = mlflow.MlflowClient(tracking_uri=place.uri)
     if content.get("status") == "RUNNING":

@@ -50,7 +50,7 @@ _SECONDS_WHEN_STOPPED = 5
 
 
 class Tracker:
-    """What a run tells MLflow, on rank 0; on the other ranks, without a journal, it does nothing."""
+    """What a run logs to MLflow, on rank 0; on the other ranks, without a journal, it does nothing."""
 
     def __init__(self, run_id: str | None = None, journal: Journal | None = None, again: bool = False) -> None:
         """`again`: the run trains steps again exactly, whose metrics are in the journal: they are left out."""
@@ -222,7 +222,7 @@ def open_run(config: PretrainConfig, corpus: Corpus, run: RunToTrack, is_main_pr
 
 
 def _resume_run(config: PretrainConfig, name: str, corpus: Corpus, journal: Journal, run_id: str) -> MlflowRunRef:
-    """Return where a run goes on that was `run_id` when its checkpoint was saved; the journal then sends there.
+    """Return where a run continues that was `run_id` when its checkpoint was saved; the journal then sends there.
 
     Where it has been sent to last, if the store has that run or does not answer; in a store that has none of its runs,
     a new one, which gets all that the journal has.

@@ -9,8 +9,8 @@ from cmgems.config.schema import TrackingConfig
 
 
 class _SystemMetrics(SystemMetricsMonitor):  # type: ignore[misc]  # MLflow is not typed
-    """MLflow's monitor of the machine, for the journal: its own asks the server at each sample whether the run goes on,
-    and stops for good when there is no answer."""
+    """MLflow's monitor of the machine, for the journal: its own asks the server at each sample whether the run is
+    active, and stops when there is no answer."""
 
     def __init__(self, run_id: str | None, log: Callable[[Mapping[str, float]], None]) -> None:
         # It makes a client of this address, which is not used: that of a database would be connected to at once.

@@ -70,7 +70,7 @@ class RunState:
     micro_batch: int
     """Windows that a process computed at once."""
     mlflow_run: str | None
-    """Id of the MLflow run to go on with."""
+    """Id of the MLflow run to continue."""
     progress: dict[str, Any]
     """Steps, time and operations so far, and all evaluations."""
     curriculum: dict[str, Any]
@@ -133,7 +133,7 @@ class CheckpointWriter:
     def wait(self) -> None:
         """Return when the last checkpoint is complete; collective.
 
-        The processes go on telling each other how far they are, so that one that dies is noticed.
+        The processes keep exchanging how far they are, so that one that dies is noticed.
 
         Raises
         ------
@@ -217,7 +217,7 @@ class CheckpointWriter:
             if checkpoint_step(folder) not in self.config.milestones:
                 try:
                     remove_folder(folder)
-                except OSError as error:  # on some file systems because somebody reads it; training can go on
+                except OSError as error:  # on some file systems because somebody reads it; training can continue
                     logger.warning(f"{folder} cannot be removed: {error}")
 
 
@@ -264,7 +264,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def _is_permanent(error: BaseException | None) -> bool:
-    """Return whether an error while writing will come again: no room, or no right to write."""
+    """Return whether an error while writing will recur: no room, or no right to write."""
     return isinstance(error, OSError) and error.errno in _PERMANENT_ERRNOS
 
 

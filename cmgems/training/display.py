@@ -1,4 +1,4 @@
-"""What a run shows: a bar on a terminal or plain lines in a job log while it goes on, a summary at its end."""
+"""What a run shows: a bar on a terminal or plain lines in a job log while it runs, a summary at its end."""
 
 import os
 import shutil

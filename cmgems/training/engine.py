@@ -136,7 +136,7 @@ def _compile_adam(accelerator: Accelerator) -> None:
 
 
 def _fill_deepspeed_config(accelerator: Accelerator, config: PretrainConfig, plan: BatchPlan) -> None:
-    """Give DeepSpeed the recipe's batch and clipping; what a launcher's own config says of them gives way, audibly."""
+    """Give DeepSpeed the recipe's batch and clipping; a launcher's own config is overridden with a warning."""
     deepspeed = accelerator.state.deepspeed_plugin.deepspeed_config
     settings = {
         "train_micro_batch_size_per_gpu": plan.micro_batch,

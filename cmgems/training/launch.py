@@ -1,6 +1,6 @@
 """Starts Accelerate, and makes sure that the run is what it was launched as.
 
-Several mistakes in a launch do not fail by themselves: processes that do not see each other train copies of the same
+Several invalid launches do not fail by themselves: processes that do not see each other train copies of the same
 model, and a DeepSpeed config can be passed over without a word. Here each of them ends the run with the remedy.
 """
 
@@ -51,7 +51,7 @@ def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
         timeout = timedelta(seconds=config.launch.timeout)
         handlers.append(InitProcessGroupKwargs(backend="nccl" if on_gpu else "gloo", timeout=timeout))
     accelerator = Accelerator(
-        # Processes without GPUs find each other only if told so; with DeepSpeed, telling them turns DeepSpeed off.
+        # Processes without GPUs find each other only with `cpu`; with DeepSpeed, it turns DeepSpeed off.
         cpu=several and not on_gpu and not launched_with_deepspeed(),
         mixed_precision={"fp32": "no"}.get(config.training.precision, config.training.precision),
         gradient_accumulation_plugin=GradientAccumulationPlugin(
@@ -86,23 +86,23 @@ def launched_with_deepspeed() -> bool:
 
 
 def check_launch(accelerator: Accelerator, wanted: LaunchConfig) -> None:
-    """Raise UserError where the run is not what the launcher was told or announced, or not what the recipe requires."""
+    """Raise UserError where the run is not what the launcher was asked for, or not what the recipe requires."""
     processes = world_size()
     kind = distribution(accelerator)
-    told = launcher_settings(psutil.Process().parent())
+    asked = launcher_settings(psutil.Process().parent())
     if processes != accelerator.num_processes:
         raise UserError(
             f"{processes} processes were launched, but each is on its own (distributed type "
             f"{accelerator.distributed_type.value}). Launch with a config file from deepspeed_configs/"
         )
-    if (launched_with_deepspeed() or told.get("distributed_type") == "DEEPSPEED") and kind != "deepspeed":
+    if (launched_with_deepspeed() or asked.get("distributed_type") == "DEEPSPEED") and kind != "deepspeed":
         raise UserError(
             "DeepSpeed was asked for, but Accelerate runs without it. On a machine without GPUs, `--cpu` and "
             "ACCELERATE_USE_CPU turn DeepSpeed off: leave them out, and keep `use_cpu: false` in the config file"
         )
-    if told.get("num_processes", processes) != processes:
+    if asked.get("num_processes", processes) != processes:
         raise UserError(
-            f"accelerate launch was told to start {told['num_processes']} processes, but has started {processes}: "
+            f"accelerate launch was asked to start {asked['num_processes']} processes, but has started {processes}: "
             "leave out options such as `--cpu`, which pass over its config file"
         )
     if wanted.distributed is not None and wanted.distributed != kind:
@@ -117,7 +117,7 @@ def check_launch(accelerator: Accelerator, wanted: LaunchConfig) -> None:
 
 
 def launcher_settings(launcher: psutil.Process | None) -> dict[str, Any]:
-    """`distributed_type` and `num_processes` as `accelerate launch` was told on its command line, or in the config file
+    """`distributed_type` and `num_processes` that `accelerate launch` got on its command line, or in the config file
     that is named there; empty if the process is another program.
 
     The launcher does not always pass them on: some options make it forget its config file.
@@ -131,10 +131,10 @@ def launcher_settings(launcher: psutil.Process | None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config_file", "--config-file", type=Path)
     parser.add_argument("--num_processes", "--num-processes", type=int)
-    told, _ = parser.parse_known_args(command[command.index("launch") + 1 :])
-    settings = yaml.safe_load(told.config_file.read_text()) if told.config_file else {}
+    asked, _ = parser.parse_known_args(command[command.index("launch") + 1 :])
+    settings = yaml.safe_load(asked.config_file.read_text()) if asked.config_file else {}
     found = {name: settings[name] for name in ("distributed_type", "num_processes") if name in settings}
-    return found if told.num_processes is None else {**found, "num_processes": told.num_processes}
+    return found if asked.num_processes is None else {**found, "num_processes": asked.num_processes}
 
 
 def distribution(accelerator: Accelerator) -> str:

@@ -40,7 +40,7 @@ _FIXED = ("launched as", "model.layers", "model.hidden", "model.intermediate", "
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """A checkpoint that a run goes on from."""
+    """A checkpoint that a run resumes from."""
 
     checkpoint: Path
     state: RunState
@@ -146,10 +146,10 @@ def run_to_track(run: Run, resumed: Resumption | None, plan: BatchPlan) -> RunTo
 
 
 def archive_newer_checkpoints(checkpoint: Path) -> None:
-    """Move the checkpoints of later steps out of the way of the run that goes on from this one; for one process.
+    """Move the checkpoints of later steps out of the way of the run that resumes from this one; for one process.
 
     They are damaged, or of a course that was given up, and would otherwise count as the newest. Only for a process
-    that holds the run's folder: another one that still goes on may be writing them.
+    that holds the run's folder: another one that is still running may be writing them.
     """
     aside = checkpoint.parent / "set-aside"
     for later in checkpoint.parent.glob("step-*[0-9]"):

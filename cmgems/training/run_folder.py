@@ -1,4 +1,4 @@
-"""Where a run stands on disk, and which checkpoint it goes on from: rank 0 decides, all ranks follow.
+"""Where a run stands on disk, and which checkpoint it resumes from: rank 0 decides, all ranks follow.
 
 Without the setting `output`, runs stand in runs/NAME/1, runs/NAME/2 and so on.
 """
@@ -35,7 +35,7 @@ _SECONDS_TO_APPEAR = 30
 _SECONDS_TO_END = 120
 """Until a run that has lost its other processes, or got a signal, has left its folder."""
 
-# What may change when a run goes on: where things are, and how work is divided, which leaves the numbers as they are.
+# What may change when a run is resumed: where things are, and how work is divided; the numbers stay as they are.
 _FREE_GROUPS = ("name", "output", "resume", "allow_changed", "corpus", "tracking", "checkpoint", "launch")
 _FREE_SETTINGS = (
     "training.micro_batch",
@@ -230,15 +230,15 @@ def _checkpoint_to_resume(config: PretrainConfig, folder: Path) -> Path | None:
 
 
 def is_new_run(config: PretrainConfig) -> bool:
-    """Return whether there is no checkpoint to go on from; reads only, and on rank 0 alone: a network file system may
-    go on telling another machine for a while that there is no folder, once that has asked for it."""
+    """Return whether there is no checkpoint to resume from; reads only, and on rank 0 alone: a network file system may
+    report to another machine for a while that there is no folder."""
     if process.rank() != 0:
         return False
     return config.resume == "never" or (config.resume == "auto" and not _newest_run(config)[1])
 
 
 def _newest_run(config: PretrainConfig) -> tuple[Path | None, list[Path]]:
-    """Return the folder of the run that `resume: auto` goes on with, and its checkpoints, oldest first."""
+    """Return the folder of the run that `resume: auto` continues, and its checkpoints, oldest first."""
     folder = config.output or max(_numbered_folders(config.name), key=_number, default=None)
     return folder, checkpoints(folder / "checkpoints") if folder else []
 

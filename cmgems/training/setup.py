@@ -90,9 +90,9 @@ def _check_prepared_as_told(config: CorpusConfig, corpus: Corpus) -> None:
     """Raise UserError if the corpus at the path is another than `corpus.prepare` describes."""
     if config.prepare is None:
         return
-    told, found = config.prepare.model_dump(mode="json"), corpus.manifest["config"]
+    wanted, found = config.prepare.model_dump(mode="json"), corpus.manifest["config"]
     differences = [
-        f"corpus.prepare.{k}: {told[k]}, the corpus has {found.get(k)}" for k in told if told[k] != found.get(k)
+        f"corpus.prepare.{k}: {wanted[k]}, the corpus has {found.get(k)}" for k in wanted if wanted[k] != found.get(k)
     ]
     if differences:
         raise UserError(

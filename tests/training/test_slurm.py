@@ -181,7 +181,7 @@ def test_a_mistake_is_not_tried_again(submit):
     job = submit("--training.stepz", "5")
     assert job.end("FAILED")["ExitCode"] == "2:0"
     assert "training.stepz" in job.node_log("node1")
-    assert "ended by a mistake in settings or data" in job.log.read_text()
+    assert "ended by invalid settings or data" in job.log.read_text()
 
 
 @matrix
