@@ -10,7 +10,7 @@ from cmgems.downstream.settings import FinetuneConfig
 from cmgems.runtime.logging import configure_logging
 from cmgems.runtime.process import end_process, exit_on_error
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("cmgems.finetune")  # of the module also where it is run as a script
 
 
 def finetune(config: FinetuneConfig) -> None:

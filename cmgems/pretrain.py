@@ -8,7 +8,7 @@ from cmgems.config.schema import PretrainConfig
 from cmgems.runtime.logging import configure_logging
 from cmgems.runtime.process import end_process, exit_on_error, note_exit_code
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("cmgems.pretrain")  # of the module also where it is run as a script
 
 
 def pretrain(config: PretrainConfig) -> None:
