@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from cmgems.downstream.results import Score
+from cmgems.report.cells import NONE
 from cmgems.report.comparison import Column, Comparison, Run, TaskRow, groups_of
 from cmgems.report.published import LONG, SHORT
-from cmgems.report.tables import NONE, column_name, families_of, group_title, metric_name, setting_name
+from cmgems.report.tables import column_name, families_of, group_title, metric_name, setting_name
 
 _PIXELS_PER_INCH = 96
 _SHARPNESS = 2  # pixels of the file for each that is shown

@@ -14,10 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import cmgems
 from cmgems.errors import UserError
 from cmgems.report import figures, tables
+from cmgems.report.cells import Table
 from cmgems.report.comparison import Comparison, Run, compare, read_runs
 from cmgems.report.figures import Picture
 from cmgems.report.published import SOURCE
-from cmgems.report.tables import Table
 from cmgems.runtime.files import atomic_file
 
 PAGE = "report.html"

@@ -2,75 +2,17 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 from cmgems.downstream.results import Result, Score
+from cmgems.report.cells import NONE, Cell, Heading, Row, Table, count_cell, mark_best, score_cell, share_cell
 from cmgems.report.comparison import Column, Comparison, TaskRow, groups_of, kinds_of
 from cmgems.report.published import LONG, SHORT, PublishedModel
 
 GROUP_TITLES = {"human": "Human", "non_human": "Non-human", None: "In no mean"}
-NONE = "–"
 _MOST_NAMES = 6
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell."""
-
-    text: str
-    detail: str = ""
-    """What is shown smaller below."""
-    mark: str = ""
-    """A warning."""
-    is_best: bool = False
-    value: float | None = None
-    """What it is compared with others by; None: it is not compared."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row."""
-
-    title: str
-    detail: str
-    cells: list[Cell]
-    kind: str = ""
-    """`mean`, or nothing."""
-    part: str = ""
-    """Title of the part of the table that begins with this row."""
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A heading over neighbouring columns; `columns` are their own headings."""
-
-    text: str
-    columns: list[str]
-    kind: str
-    """`models`, `baselines`, `published` or nothing."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; the first column is for the rows' titles."""
-
-    caption: str
-    corner: str
-    headings: list[Heading]
-    rows: list[Row]
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def starts(self) -> list[int]:
-        """Numbers of the columns with which headings begin."""
-        return [sum(len(heading.columns) for heading in self.headings[:n]) for n in range(len(self.headings))]
-
-
-def number(value: float) -> str:
-    """Return a score x 100."""
-    return f"{100 * value:.2f}"
 
 
 def name_tasks(chosen: Sequence[TaskRow], of: Sequence[TaskRow]) -> str:
@@ -130,7 +72,7 @@ def share_table(comparison: Comparison) -> Table | None:
             names = [task.name for task in chosen]
             best = table.best(table.of_steps(LONG), names)
             mean = table.mean(best, names)
-            cells = [_share_cell(column.mean(chosen), mean) for column in comparison.columns]
+            cells = [share_cell(column.mean(chosen), mean) for column in comparison.columns]
             rows.append(Row(title, _which(chosen, tasks), [Cell(f"{mean:.2f}", best.label), *cells]))
     caption = (
         f"Mean {metric_name(comparison)} as a share of the highest published mean over the same tasks, among the "
@@ -204,18 +146,18 @@ def _integrity_cells(results: Sequence[Result]) -> list[Cell]:
     overlaps = {(each["first"], each["second"]): each for each in integrity.get("overlaps", [])}
     pairs = [("train", "dev"), ("train", "test"), ("dev", "test")]
     return [
-        *(_count(rows.get(split)) for split in ("train", "dev", "test")),
-        *(_count(duplicates.get(split, {}).get("rows")) for split in ("train", "dev", "test")),
+        *(count_cell(rows.get(split)) for split in ("train", "dev", "test")),
+        *(count_cell(duplicates.get(split, {}).get("rows")) for split in ("train", "dev", "test")),
         *(_overlap_cell(overlaps.get(pair, {}), pair == ("train", "test")) for pair in pairs),
-        _count(sum(each["conflicting"] for each in duplicates.values())),
-        _count(sum(each["conflicting"] for each in overlaps.values())),
-        _count(results[0].ambiguous),
+        count_cell(sum(each["conflicting"] for each in duplicates.values())),
+        count_cell(sum(each["conflicting"] for each in overlaps.values())),
+        count_cell(results[0].ambiguous),
         _length_cell(results),
     ]
 
 
 def _overlap_cell(overlap: dict[str, Any], trained_on: bool) -> Cell:
-    cell = _count(overlap.get("rows"))
+    cell = count_cell(overlap.get("rows"))
     return replace(cell, mark="trained on") if trained_on and overlap.get("rows") else cell
 
 
@@ -226,10 +168,6 @@ def _length_cell(results: Sequence[Result]) -> Cell:
         return Cell(NONE)
     texts = [f"{each['longer']:,} of {each['sequences']:,}" for each in by_limit.values()]
     return Cell("; ".join(texts), "input of " + "; ".join(f"{limit:,}" for limit in by_limit) + " tokens")
-
-
-def _count(value: int | None) -> Cell:
-    return Cell(NONE if value is None else f"{value:,}")
 
 
 def group_title(group: str | None) -> str:
@@ -301,7 +239,7 @@ def _mean_row(comparison: Comparison, title: str, chosen: Sequence[TaskRow], of:
 def _score_cell(comparison: Comparison, column: Column, task: TaskRow) -> Cell:
     score, apart = column.score(task.name), column.resplit_score(task.name)
     if score is None:
-        return replace(_cell(apart), mark="resplit", value=None) if apart else Cell(NONE)
+        return replace(score_cell(apart), mark="resplit", value=None) if apart else Cell(NONE)
     cell = _marked(comparison, column, score, lambda each: each.score(task.name))
     if apart is None:
         return cell
@@ -317,18 +255,7 @@ def _mean_cell(comparison: Comparison, column: Column, tasks: Sequence[TaskRow])
 def _marked(comparison: Comparison, column: Column, score: Score, same: Callable[[Column], Score | None]) -> Cell:
     """Mark a model's score that is not above its baseline's; `same` gives the baseline's."""
     baseline = comparison.baseline_value(column, same) if column.kind == "model" else None
-    return replace(_cell(score), mark="≤ baseline" if baseline is not None and score.mean <= baseline else "")
-
-
-def _cell(score: Score) -> Cell:
-    seeds = f"({len(score.values)})"
-    return Cell(
-        number(score.mean), f"± {number(score.sd)} {seeds}" if score.sd is not None else seeds, value=score.mean
-    )
-
-
-def _share_cell(score: Score | None, of: float) -> Cell:
-    return Cell(f"{100 * 100 * score.mean / of:.1f} %", number(score.mean)) if score and of > 0 else Cell(NONE)
+    return replace(score_cell(score), mark="≤ baseline" if baseline is not None and score.mean <= baseline else "")
 
 
 def _published_cells(comparison: Comparison, tasks: Sequence[TaskRow]) -> list[Cell]:
@@ -346,16 +273,7 @@ def _published_cells(comparison: Comparison, tasks: Sequence[TaskRow]) -> list[C
 def _with_best(comparison: Comparison, cells: list[Cell]) -> list[Cell]:
     """Mark the highest of the models, and apart from them the highest published one."""
     models, others = len(comparison.models), len(comparison.columns)
-    return _mark_best(cells[:models]) + cells[models:others] + _mark_best(cells[others:])
-
-
-def _mark_best(cells: list[Cell]) -> list[Cell]:
-    """Mark all whose text is that of the highest value, if there are others to compare with."""
-    compared = [cell for cell in cells if cell.value is not None]
-    if len(compared) < 2:
-        return cells
-    best = max(compared, key=lambda cell: cell.value or 0.0).text
-    return [replace(cell, is_best=cell.value is not None and cell.text == best) for cell in cells]
+    return mark_best(cells[:models]) + cells[models:others] + mark_best(cells[others:])
 
 
 def _marks_explained(comparison: Comparison) -> list[str]:

@@ -15,7 +15,7 @@ from cmgems.downstream.finetuning import ComputeConfig, _arguments, _micro_batch
 from cmgems.downstream.inputs import Rows
 from cmgems.downstream.scores import score
 from cmgems.downstream.tasks import Recipe
-from cmgems.errors import UserError
+from cmgems.errors import DivergedError, UserError
 from tests.downstream import models
 
 ON_CPU = ComputeConfig()
@@ -302,7 +302,7 @@ def test_a_model_with_its_own_code_is_fine_tuned(run, tmp_path, monkeypatch):
 
 
 def test_a_training_that_diverges_is_an_error(run, source):
-    with pytest.raises(UserError, match="the fine-tuning diverged"):
+    with pytest.raises(DivergedError, match="the fine-tuning diverged"):
         run(source, splits(train=32, dev=0, test=8), recipe(learning_rate=1e30, steps=4))
 
 

@@ -264,7 +264,8 @@ def test_a_new_run_does_not_wait_long_for_a_server_that_is_silent(open_run):
         pass
 
 
-def test_a_silent_server_does_not_slow_a_run_down(open_run, folder, capsys):
+def test_a_silent_server_does_not_slow_a_run_down(open_run, folder, capsys, monkeypatch):
+    monkeypatch.setattr(client, "_SECONDS_TO_ANSWER", 0.5)
     with silent_server() as uri:
         with open_run(uri, "0" * 32, settings=("--tracking.patience", "0.1")) as tracker:
             began = time.monotonic()
@@ -278,6 +279,7 @@ def test_a_silent_server_does_not_slow_a_run_down(open_run, folder, capsys):
 
 def test_a_run_that_is_interrupted_does_not_wait_for_a_silent_server(open_run, monkeypatch, capsys):
     monkeypatch.setattr(tracking, "_SECONDS_WHEN_STOPPED", 0.1)
+    monkeypatch.setattr(client, "_SECONDS_TO_ANSWER", 0.5)
 
     def run():
         with open_run(uri, "0" * 32, settings=("--tracking.patience", "100000")):
