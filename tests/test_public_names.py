@@ -18,6 +18,7 @@ def test_another_name_is_an_attribute_error():
         cmgems.Maskers  # noqa: B018
 
 
+@pytest.mark.slow
 def test_importing_the_package_does_not_import_torch():
     program = "import sys, cmgems; print('torch' in sys.modules); cmgems.Masker; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

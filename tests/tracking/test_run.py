@@ -568,6 +568,7 @@ with tracking.open_run(config, load_corpus(Path(corpus)), run, True) as tracker:
 """
 
 
+@pytest.mark.slow
 def test_the_rest_of_a_killed_run_is_sent_first_when_it_is_resumed(open_run, database, corpus, folder):
     with open_run(database) as tracker:
         log(tracker, 1, 10)

@@ -154,6 +154,7 @@ def test_the_report_says_what_runs_where_and_who_launched_it(monkeypatch):
     assert launched == "launched by python in SLURM job 17, restart 2: none, 1 process(es)"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text(), reason="a system without transparent huge pages"
 )
@@ -173,6 +174,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert int(run.stdout) < 80e6 / 4096 / 4, "pages of 80 MB"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="mallinfo2 is glibc's")
 def test_code_for_products_of_many_shapes_does_not_fill_the_memory():
     program = """

@@ -229,6 +229,7 @@ def test_a_mistake_is_reported_once_by_two_processes(pretrain):
     assert finished.stderr.count("error: --training.stpes: unknown setting") == 1
 
 
+@slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 def test_on_the_cpu_the_memory_of_large_tensors_is_kept_for_those_to_come(tmp_path):
     program = """
