@@ -21,8 +21,6 @@ from cmgems.errors import UserError
 
 FORMAT = 1
 """Version of the folder's layout."""
-
-
 MANIFEST = "manifest.json"
 COUNTS = "kmer_counts.csv"
 

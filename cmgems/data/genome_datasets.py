@@ -20,11 +20,7 @@ from cmgems.data.hub import load_dataset
 from cmgems.errors import UserError
 
 _REGION_COLUMNS = ("sequence", "chromosome", "start")
-
-
 _ROWS = 1000  # rows of a dataset looked at together
-
-
 _LARGEST_START = 2**62  # what is added to it still fits 64 bits
 
 

@@ -13,18 +13,13 @@ from cmgems.data.genome_text import Text, Unit
 from cmgems.errors import UserError
 
 _FASTA_SUFFIXES = {".fa", ".fasta", ".fna", ".fas", ".ffn"}
-
-
 _GENBANK_SUFFIXES = {".gb", ".gbk", ".gbff", ".genbank"}
-
-
 GENOME_SUFFIXES = _FASTA_SUFFIXES | _GENBANK_SUFFIXES | {".gz", ".zip"}
-
-
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
 
 
 def is_zip(path: Path) -> bool:
+    """Return whether a file is a zip archive."""
     with path.open("rb") as file:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 

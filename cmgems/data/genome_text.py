@@ -5,8 +5,6 @@ from typing import Literal, NamedTuple
 
 BLOCK = 1 << 20
 """Bytes read at once; a piece is about this long at most."""
-
-
 WHITESPACE = b" \t\r\n\v\f"
 
 

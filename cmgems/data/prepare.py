@@ -36,11 +36,7 @@ FEATURES = datasets.Features(
         "sequence": datasets.Value("string"),
     }
 )
-
-
 _DATA = "data-00000-of-00001.arrow"
-
-
 _BATCH = 1 << 20  # nucleotides in a record batch of the Arrow file
 
 

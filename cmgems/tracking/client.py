@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
-import mlflow.data
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking.context.registry import resolve_tags
@@ -24,10 +23,8 @@ from cmgems.tracking.journal import MlflowRunRef, summarize_error
 
 # Seconds for a tracking store to answer when a run begins.
 _SECONDS_TO_ANSWER = 10
-
-
 # Answers that refuse a request without a word against what is in it: credentials, proxies, too many requests.
-LATER = (408, 409, 425, 429, 499)
+TRANSIENT_STATUSES = (408, 409, 425, 429, 499)
 
 
 def tracking_problem(uri: str) -> str | None:
@@ -120,7 +117,7 @@ def store_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError, SQLAlchemyError, ImportError) as error:
-        refused = isinstance(error, MlflowException) and is_refusal(error.get_http_status_code(), LATER)
+        refused = isinstance(error, MlflowException) and is_refusal(error.get_http_status_code(), TRANSIENT_STATUSES)
         kind = UserError if refused or isinstance(error, ImportError | ArgumentError) else UnavailableError
         raise kind(hide_password(f"tracking.uri {uri}: {error}")) from error
 

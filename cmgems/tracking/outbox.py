@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import mlflow.data
 from mlflow.entities import LifecycleStage, Metric, RunTag
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
@@ -18,25 +17,20 @@ from requests.exceptions import RequestException
 from cmgems.errors import UserError
 from cmgems.runtime.logging import hide_password
 from cmgems.runtime.progress import ProgressLines
-from cmgems.tracking.client import LATER, is_refusal
+from cmgems.tracking.client import TRANSIENT_STATUSES, is_refusal
 from cmgems.tracking.journal import JOURNAL, Journal, Message, summarize_error
 
 logger = logging.getLogger(__name__)
 
-
 # Seconds for a server to answer an upload: it may first put the file into a store of its own.
 _UPLOAD_TIMEOUT = 120
-
-
 # Messages that are looked at together.
 _MESSAGES_AT_ONCE = 200
-
-
-_RETRYABLE_STATUSES = (401, 403, 404, 407, *LATER)
+_RETRYABLE_STATUSES = (401, 403, 404, 407, *TRANSIENT_STATUSES)
 
 
 def sync(folder: Path) -> str:
-    """Send what a run that is over has not sent, and say what was done.
+    """Send what a run that has ended has not sent; return what was done, in words.
 
     Raises
     ------

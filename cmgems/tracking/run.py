@@ -41,7 +41,6 @@ from cmgems.tracking.system_metrics import sample_system_metrics
 
 logger = logging.getLogger(__name__)
 
-
 # Of the way a run was started rather than of the run itself: a resumed run may differ in them.
 _NOT_PARAMETERS = ("resume", "output")
 

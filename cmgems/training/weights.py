@@ -12,14 +12,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from cmgems.data.tokenizer import save_tokenizer
 from cmgems.errors import UserError
-from cmgems.runtime.files import (
-    atomic_folder,
-    remove_leftovers,
-)
+from cmgems.runtime.files import atomic_folder, remove_leftovers
 
 DEEPSPEED_TAG = "deepspeed"
-
-
 WEIGHTS_FILE = "weights.pt"
 
 
