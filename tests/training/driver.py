@@ -264,6 +264,7 @@ def note_exit(code):
 
 if __name__ == "__main__":
     wrap(process, "end_process", before=note_exit)
+    configure_logging()
     with process.exit_on_error():
         main()
         process.end_process(0)
