@@ -41,6 +41,7 @@ from cmgems.masking import strategies
 from cmgems.masking.masker import Masker
 from cmgems.pretrain import pretrain
 from cmgems.runtime import files, process
+from cmgems.runtime.logging import configure_logging
 from cmgems.training import checkpoint, engine
 from cmgems.training.metrics import LogWindow
 from cmgems.training.trainer import Trainer
