@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cmgems.data.tokenizer import SPECIAL_TOKENS, vocabulary
+from cmgems.data.tokenizer import LONGEST_K, SHORTEST_K, SPECIAL_TOKENS, vocabulary
 from cmgems.errors import UserError
-
-SHORTEST_K, LONGEST_K = 2, 8
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ PAD, UNK, CLS, SEP, MASK = range(5)
 BASES = "ATCG"
 """Nucleotides in the order of the vocabulary."""
 
-_LARGEST_K = 8
+SHORTEST_K, LONGEST_K = 2, 8
+"""Lengths of a k-mer, in nucleotides, that are encoded and counted."""
+
 NO_BASE = 4
 """What stands for anything but a nucleotide where nucleotides are digits; as a digit of two bits, its third one."""
 
@@ -96,8 +98,8 @@ def _encode_digits(digits: npt.NDArray[np.uint8], k: int) -> npt.NDArray[np.int6
 
 
 def _check_k(k: int) -> None:
-    if not 2 <= k <= _LARGEST_K:
-        raise ValueError(f"k is {k}; it must be in 2..{_LARGEST_K}")
+    if not SHORTEST_K <= k <= LONGEST_K:
+        raise ValueError(f"k is {k}; it must be in {SHORTEST_K}..{LONGEST_K}")
 
 
 def encode_batch(

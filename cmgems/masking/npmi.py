@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cmgems.data.kmer_tables import LONGEST_K, SHORTEST_K, kmers, read_counts, read_kmer_rows, require_all
-from cmgems.data.tokenizer import SPECIAL_TOKENS
+from cmgems.data.kmer_tables import kmers, read_counts, read_kmer_rows, require_all
+from cmgems.data.tokenizer import LONGEST_K, SHORTEST_K, SPECIAL_TOKENS
 from cmgems.errors import UserError
 from cmgems.runtime.files import atomic_file
 
