@@ -55,6 +55,13 @@ def fit_chains(sequences: Iterable[str], order: int = LARGEST_ORDER) -> MarkovCh
     All counts are marginals of those of the (order + 1)-mers. The words at the ends of a sequence are thus left out of
     the lower orders, and so are sequences of at most `order` bases. A word with anything but A, C, G, T is not counted.
 
+    Parameters
+    ----------
+    sequences
+        Sequences of nucleotides in upper or lower case; U counts as T.
+    order
+        The largest order, 1..8.
+
     Raises
     ------
     ValueError
@@ -93,7 +100,7 @@ def _words(digits: NDArray[np.uint8], length: int) -> Digits:
 
 
 def _smooth(counts: Integers) -> tuple[Floats, ...]:
-    """Tables of all orders from the counts of a base (first axis) with its context (the others, nearest base first)."""
+    """Return tables of all orders from counts, [4] * (order + 1): of a base, and of its context, nearest base first."""
     tables: list[Floats] = []
     for order in range(counts.ndim):
         n = counts.reshape(4, 4**order, -1).sum(axis=2)

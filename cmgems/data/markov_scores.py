@@ -47,7 +47,7 @@ def score_hidden_bases(chains: MarkovChains, bases: Digits, hidden: Booleans) ->
     bases
         Integers [B, N], the digits 0..3 of the bases, and `NO_BASE` for padding and unknown ones.
     hidden
-        [B, N], the bases to be predicted.
+        bool [B, N], the bases to be predicted.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def summarize_baselines(sums: Floats, hidden_bases: int) -> tuple[Baseline, Base
     Parameters
     ----------
     sums
-        [order + 1, 3, 2], those of `score_hidden_bases`, added over all batches.
+        float64 [order + 1, 3, 2], those of `score_hidden_bases`, added over all batches.
     hidden_bases
         Number of hidden bases in them.
     """
@@ -165,7 +165,7 @@ class _Tables(NamedTuple):
 
 
 def _two_precisions(by_order: Sequence[Floats], order: int) -> tuple[_Tables, _Tables]:
-    """Tables up to `order` in single and in double precision."""
+    """Return the tables up to `order` in single and in double precision."""
     farthest_first = by_order[order].reshape(4, -1, 4 if order else 1).transpose(2, 0, 1)[None]
     single, double = (
         _Tables([table.astype(dtype) for table in by_order[: order + 1]], farthest_first.astype(dtype, order="C"))
@@ -211,8 +211,7 @@ def _filter(tables: _Tables, order: int, stretches: _Stretches) -> list[_Step]:
 
 
 def _transitions(tables: _Tables, pattern: bytes, context: Integers, farthest: int, visible: Integers | None) -> Reals:
-    """Return probabilities [n or 1, C, V, R] of the next base, or of the `visible` one [n], after the context [n,
-    m]."""
+    """Return probabilities [n or 1, C, V, R] of the next base, or the `visible` one [n], after the context [n, m]."""
     m = len(pattern)
     if visible is None and farthest == 4 and _VISIBLE not in pattern:
         return tables.all_hidden
@@ -235,8 +234,7 @@ def _predict_from_one_side(steps: list[_Step]) -> Iterator[Floats]:
 
 
 def _predict_from_both_sides(steps: list[_Step]) -> Iterator[Floats]:
-    """Yield probabilities [n, 4] of each hidden base, first to last, under all visible ones (the backward
-    recursion)."""
+    """Yield probabilities [n, 4] of each hidden base, first to last, under all visible ones (backward recursion)."""
     predictions = []
     after: Reals = np.ones((1, 1), dtype=np.float32)  # [n, V * R], up to a factor, of what is visible behind, by state
     for weights, transitions in reversed(steps):
@@ -252,8 +250,7 @@ def _predict_from_both_sides(steps: list[_Step]) -> Iterator[Floats]:
 
 
 def _normalize(following: Reals, weights: Reals) -> Floats:
-    """Return probabilities [n, 4] of the base: the sum of `following` [n or 1, C, 4, R] by `weights` [n, C, R] over
-    states.
+    """Return probabilities [n, 4] of the base: `following` [n or 1, C, 4, R] times `weights` [n, C, R], over states.
 
     Raises
     ------

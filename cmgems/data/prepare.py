@@ -36,6 +36,8 @@ FEATURES = datasets.Features(
         "sequence": datasets.Value("string"),
     }
 )
+"""Columns of the splits."""
+
 _DATA = "data-00000-of-00001.arrow"
 _BATCH = 1 << 20  # nucleotides in a record batch of the Arrow file
 
@@ -197,7 +199,7 @@ class _SeenSequences:
         self._sorted: list[npt.NDArray[np.uint64]] = []  # each more than twice as long as the next
 
     def add(self, sequences: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Add sequences; return which of them are new."""
+        """Add sequences; return which of them are new, bool [sequences]."""
         digests = (xxh3_64_intdigest(sequence.encode()) for sequence in sequences)
         added, first = np.unique(np.fromiter(digests, np.uint64, len(sequences)), return_index=True)
         known = np.zeros(len(added), dtype=bool)

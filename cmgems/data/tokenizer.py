@@ -66,6 +66,11 @@ def encode(sequence: str | bytes, k: int) -> npt.NDArray[np.int64]:
     int64 array [max(len(sequence) - k + 1, 0)]
         `UNK` for a k-mer that contains anything but A, C, G, T.
 
+    Raises
+    ------
+    ValueError
+        If k is out of range.
+
     Examples
     --------
     >>> encode("ATCGN", k=3).tolist()
@@ -148,15 +153,27 @@ def encode_batch(
 
 
 def count_kmers(sequences: Iterable[str], k: int) -> npt.NDArray[np.int64]:
-    """Count the k-mers (k in 2..8) of all `sequences`; those with anything but A, C, G, T are left out.
+    """Count the k-mers of all sequences; those with anything but A, C, G, T are left out.
 
     Counted are (k+3)-mers, one at every fourth nucleotide, which takes a quarter of the look-ups. Each holds four
-    k-mers; those that have a stranger in them are looked at k-mer by k-mer.
+    k-mers; those with a non-base in them are looked at k-mer by k-mer.
+
+    Parameters
+    ----------
+    sequences
+        Sequences of nucleotides, as `encode` takes them.
+    k
+        Length of a k-mer, 2..8.
 
     Returns
     -------
     int64 array [4**k]
         In the order of the ids: entry i counts the k-mer with id i + 5.
+
+    Raises
+    ------
+    ValueError
+        If k is out of range.
     """
     _check_k(k)
     words = np.zeros(4 ** (k + 3) + 1, dtype=np.int64)
@@ -170,7 +187,10 @@ def count_kmers(sequences: Iterable[str], k: int) -> npt.NDArray[np.int64]:
 
 
 def digit_batches(sequences: Iterable[str]) -> Iterator[bytes]:
-    """Join sequences to texts of about _COUNT_BATCH digits, with a stranger between two of them and some at the end."""
+    """Yield all sequences as digits, joined to texts of about _COUNT_BATCH bytes.
+
+    A `NO_BASE` stands between two sequences, and at least twelve at the end of a text, whose length is a multiple of 4.
+    """
     batch: list[str] = []
     nucleotides = 0
     for sequence in sequences:
@@ -255,6 +275,11 @@ def save_tokenizer(folder: Path, k: int, max_positions: int) -> None:
 
     The class is written down under the name that it has in transformers 4, which version 5 knows too; version 5 would
     write its own, which version 4 does not know.
+
+    Raises
+    ------
+    OSError
+        If the files cannot be written.
     """
     build_tokenizer(k, max_positions).save_pretrained(folder)
     path = folder / "tokenizer_config.json"

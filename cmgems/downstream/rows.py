@@ -96,7 +96,13 @@ def read_dataset(dataset: Any, name: str) -> Iterator[Row]:
 
 
 def require_columns(columns: list[str], where: str) -> None:
-    """Raise UserError if a column is missing."""
+    """Check that the columns `sequence` and `label` are among `columns`.
+
+    Raises
+    ------
+    UserError
+        If one is missing; `where` begins the message.
+    """
     for column in COLUMNS:
         if column not in columns:
             raise UserError(f"{where}: there is no column `{column}`; the columns are: {shorten(', '.join(columns))}")
