@@ -92,9 +92,9 @@ def _words(digits: NDArray[np.uint8], length: int) -> Digits:
         word, size = (word[:-size] << 2 * size) + word[size:], 2 * size
         if bit == "1":
             word, size = (word[:-1] << 2) + digits[size:], size + 1
-    strange = np.flatnonzero(digits == NO_BASE)
-    if len(strange):
-        containing = (strange[:, None] - np.arange(length)).ravel()
+    invalid = np.flatnonzero(digits == NO_BASE)
+    if len(invalid):
+        containing = (invalid[:, None] - np.arange(length)).ravel()
         word[containing[(containing >= 0) & (containing < len(word))]] = 4**length
     return word
 

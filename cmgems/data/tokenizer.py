@@ -96,9 +96,9 @@ def _encode_digits(digits: npt.NDArray[np.uint8], k: int) -> npt.NDArray[np.int6
             words, length = (words[:, :-1] << 2) + digits[:, length:], length + 1
     ids = words.astype(np.int64)
     ids += len(SPECIAL_TOKENS)
-    strange = digits == NO_BASE
-    if ids.size and strange.any():
-        ids[sliding_window_view(strange, k, axis=1).any(axis=2)] = UNK
+    invalid = digits == NO_BASE
+    if ids.size and invalid.any():
+        ids[sliding_window_view(invalid, k, axis=1).any(axis=2)] = UNK
     return ids
 
 
@@ -179,8 +179,8 @@ def count_kmers(sequences: Iterable[str], k: int) -> npt.NDArray[np.int64]:
     words = np.zeros(4 ** (k + 3) + 1, dtype=np.int64)
     counts = np.zeros(4**k, dtype=np.int64)
     for text in digit_batches(sequences):
-        strange = _count_words(text, k, words)
-        counts += _count_one_by_one(text, strange, k)
+        invalid = _count_words(text, k, words)
+        counts += _count_one_by_one(text, invalid, k)
     for before in range(4):
         counts += words[:-1].reshape(4**before, 4**k, 4 ** (3 - before)).sum(axis=(0, 2))
     return counts
@@ -218,8 +218,8 @@ def _count_words(text: bytes, k: int, words: npt.NDArray[np.int64]) -> npt.NDArr
         block = fours[start : start + _COUNT_BLOCK + 2]
         packed = (block << 6) & 0xC0 | (block >> 4) & 0x30 | (block >> 14) & 0x0C | (block >> 24) & 0x03
         word = (packed[:-2] << 16 | packed[1:-1] << 8 | packed[2:]) >> (24 - 2 * (k + 3))
-        strange = block & (0x01010101 * NO_BASE) != 0
-        word[strange[:-2] | strange[1:-1] | strange[2:]] = len(words) - 1
+        invalid = block & (0x01010101 * NO_BASE) != 0
+        word[invalid[:-2] | invalid[1:-1] | invalid[2:]] = len(words) - 1
         found[start : start + _COUNT_BLOCK] = word
     words += np.bincount(found, minlength=len(words))
     return np.flatnonzero(found == len(words) - 1) * 4
