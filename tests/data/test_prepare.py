@@ -1,4 +1,4 @@
-"""The corpus folder: what is in it, when it comes into being, and what is said of one that is broken."""
+"""What is in a corpus folder, when it comes into being, and what a failure leaves."""
 
 import csv
 import gzip
@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -19,33 +18,14 @@ import numpy as np
 import pytest
 
 from cmgems.data import genome_text
-from cmgems.data import prepare as corpus_module
+from cmgems.data import prepare as prepare_module
 from cmgems.data.corpus import load_corpus
 from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import vocabulary
 from cmgems.errors import UserError
 from cmgems.runtime import progress
-
-
-def random_bases(length: int, seed: int) -> str:
-    letters = np.frombuffer(b"ACGT", dtype=np.uint8)
-    return letters[np.random.default_rng(seed).integers(0, 4, length)].tobytes().decode()
-
-
-def write_fasta(path: Path, **chromosomes: str) -> str:
-    path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in chromosomes.items()))
-    return str(path)
-
-
-def prepare(output: Path, *inputs: str, **settings) -> dict:
-    return prepare_corpus(PrepareConfig(inputs=list(inputs), **settings), output, progress=False)
-
-
-@pytest.fixture
-def fasta(tmp_path):
-    """Four chromosomes of 30,000 random nucleotides."""
-    return write_fasta(tmp_path / "genome.fa", **{f"chr{i}": random_bases(30_000, seed=i) for i in range(1, 5)})
+from tests.data.corpora import prepare, random_bases, write_fasta
 
 
 def left_behind(folder: Path) -> list[str]:
@@ -90,15 +70,6 @@ def test_the_manifest_says_where_the_corpus_comes_from(tmp_path):
     ]
     assert PrepareConfig.model_validate(manifest["config"]) == PrepareConfig(inputs=[source])
     assert json.loads((tmp_path / "corpus" / "manifest.json").read_text()) == manifest
-
-
-def test_load_corpus_gives_back_what_was_prepared(tmp_path, fasta):
-    manifest = prepare(tmp_path / "corpus", fasta, k=4)
-    corpus = load_corpus(tmp_path / "corpus")
-    assert corpus.manifest == manifest
-    assert (corpus.k, corpus.fingerprint, corpus.path) == (4, manifest["fingerprint"], tmp_path / "corpus")
-    assert len(corpus.train) == manifest["splits"]["train"]["windows"]
-    assert len(corpus.validation) == manifest["splits"]["validation"]["windows"]
 
 
 def test_kmer_counts_are_those_of_the_training_windows(tmp_path, fasta):
@@ -146,7 +117,7 @@ def test_windows_with_the_same_nucleotides_are_kept_once_over_both_splits(tmp_pa
 def test_block_and_batch_sizes_make_no_difference(tmp_path, fasta, monkeypatch):
     prepare(tmp_path / "large", fasta)
     monkeypatch.setattr(genome_text, "BLOCK", 777)
-    monkeypatch.setattr(corpus_module, "_BATCH", 3_000)
+    monkeypatch.setattr(prepare_module, "_BATCH", 3_000)
     prepare(tmp_path / "small", fasta)
     large, small = load_corpus(tmp_path / "large"), load_corpus(tmp_path / "small")
     assert large.fingerprint == small.fingerprint
@@ -281,8 +252,8 @@ def test_a_failure_while_writing_leaves_nothing_behind(tmp_path, fasta, monkeypa
         assert re.fullmatch(r"\.corpus\.\w+\.partial", partial)
         raise failure
 
-    monkeypatch.setattr(corpus_module, "_BATCH", 3_000)
-    monkeypatch.setattr(corpus_module, "count_kmers", fail)
+    monkeypatch.setattr(prepare_module, "_BATCH", 3_000)
+    monkeypatch.setattr(prepare_module, "count_kmers", fail)
     with pytest.raises(raised, match=message):
         prepare(tmp_path / "newly" / "made" / "corpus", fasta)
     assert left_behind(tmp_path) == []
@@ -290,7 +261,7 @@ def test_a_failure_while_writing_leaves_nothing_behind(tmp_path, fasta, monkeypa
 
 def test_sequences_are_known_again_however_many_came_since():
     random = np.random.default_rng(0)
-    seen, expected = corpus_module._SeenSequences(), set()
+    seen, expected = prepare_module._SeenSequences(), set()
     for size in random.integers(0, 40, 200).tolist():
         batch = [f"{number:x}" for number in random.integers(0, 3000, size)]
         new = []
@@ -327,12 +298,12 @@ def test_an_output_without_permission_is_named(tmp_path, fasta):
 
 def test_of_two_processes_with_one_output_the_slower_one_fails_and_the_corpus_stays(tmp_path, fasta, monkeypatch):
     def overtaken(*arguments):
-        monkeypatch.setattr(corpus_module, "_write_corpus", write_corpus)
+        monkeypatch.setattr(prepare_module, "_write_corpus", write_corpus)
         prepare(tmp_path / "corpus", fasta, k=4)
         return write_corpus(*arguments)
 
-    write_corpus = corpus_module._write_corpus
-    monkeypatch.setattr(corpus_module, "_write_corpus", overtaken)
+    write_corpus = prepare_module._write_corpus
+    monkeypatch.setattr(prepare_module, "_write_corpus", overtaken)
     with pytest.raises(UserError, match="corpus: another process has written it in the meantime"):
         prepare(tmp_path / "corpus", fasta, k=5)
     assert left_behind(tmp_path) == ["corpus"]
@@ -353,42 +324,6 @@ def test_a_split_without_windows_is_an_error_with_a_remedy(tmp_path, chromosomes
     with pytest.raises(UserError, match=message):
         prepare(tmp_path / "corpus", source, **settings)
     assert left_behind(tmp_path) == []
-
-
-def remove_train(folder: Path) -> None:
-    shutil.rmtree(folder / "train")
-
-
-def cut_validation(folder: Path) -> None:
-    [data] = (folder / "validation").glob("*.arrow")
-    data.write_bytes(data.read_bytes()[:100])
-
-
-def other_format(folder: Path) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (shutil.rmtree, "there is no corpus here; make one with `cmgems prepare`"),
-        (lambda folder: (folder / "manifest.json").unlink(), "not a corpus"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), "not a corpus"),
-        (lambda folder: (folder / "manifest.json").write_text("{}"), "not a corpus"),
-        (lambda folder: (folder / "manifest.json").write_text("[]"), "not a corpus"),
-        (other_format, "format 99 is not 1"),
-        (remove_train, "the train split is missing or damaged"),
-        (cut_validation, "the validation split is missing or damaged"),
-        (lambda folder: (folder / "kmer_counts.csv").write_text("kmer,count\nAAAAAA,1\n"), "kmer_counts.csv: missing"),
-    ],
-)
-def test_a_broken_corpus_is_named(tmp_path, fasta, damage, message):
-    prepare(tmp_path / "corpus", fasta)
-    damage(tmp_path / "corpus")
-    with pytest.raises(UserError, match=message) as error:
-        load_corpus(tmp_path / "corpus")
-    assert str(tmp_path / "corpus") in str(error.value)
 
 
 def test_progress_is_plain_lines_in_a_log(tmp_path, fasta, monkeypatch, capsys):
