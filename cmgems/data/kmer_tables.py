@@ -76,18 +76,7 @@ def read_kmer_rows(path: Path, columns: list[str]) -> tuple[int, dict[int, KmerR
         If the file cannot be read, a column is missing, or a k-mer is not one or stands in it twice; the message names
         the file, and the line where there is one.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            for column in ["kmer", *columns]:
-                if column not in (reader.fieldnames or []):
-                    raise UserError(f"{path}, line 1: the header has no column '{column}'")
-            lines = [(row["kmer"] or "", KmerRow(f"{path}, line {reader.line_num}", row)) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as CSV ({error})") from error
-    if not lines:
-        raise UserError(f"{path}: there are no k-mers below the header")
-
+    lines = _read_lines(path, ["kmer", *columns])
     k = len(lines[0][0])
     if not SHORTEST_K <= k <= LONGEST_K:
         raise UserError(f"{lines[0][1].where}: '{lines[0][0]}' must have {SHORTEST_K} to {LONGEST_K} nucleotides")
@@ -102,6 +91,22 @@ def read_kmer_rows(path: Path, columns: list[str]) -> tuple[int, dict[int, KmerR
             raise UserError(f"{row.where}: '{kmer}' stands in the file twice; first: {rows[index_of[kmer]].where}")
         rows[index_of[kmer]] = row
     return k, rows
+
+
+def _read_lines(path: Path, columns: list[str]) -> list[tuple[str, KmerRow]]:
+    """Return the k-mer and the row of each line below the header."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            for column in columns:
+                if column not in (reader.fieldnames or []):
+                    raise UserError(f"{path}, line 1: the header has no column '{column}'")
+            lines = [(row["kmer"] or "", KmerRow(f"{path}, line {reader.line_num}", row)) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error})") from error
+    if not lines:
+        raise UserError(f"{path}: there are no k-mers below the header")
+    return lines
 
 
 def kmers(k: int) -> list[str]:
