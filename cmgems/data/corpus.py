@@ -21,6 +21,7 @@ from cmgems.errors import UserError
 
 FORMAT = 1
 """Version of the folder's layout."""
+
 MANIFEST = "manifest.json"
 COUNTS = "kmer_counts.csv"
 
@@ -38,7 +39,7 @@ class Corpus:
     validation: datasets.Dataset
     """Validation windows, in the order of the genome."""
     counts: npt.NDArray[np.int64]
-    """Occurrences of the k-mers in the training windows [4**k]; entry i is for the token id i + 5."""
+    """Occurrences of the k-mers in the training windows, int64 [4**k]; entry i is for the token id i + 5."""
 
     @property
     def k(self) -> int:

@@ -30,7 +30,8 @@ def dataset_units(source: str) -> Iterator[Unit]:
     Raises
     ------
     UserError
-        If the dataset cannot be loaded, or lacks the columns of a genome.
+        If the dataset cannot be loaded, or lacks the columns of a genome; while the text is read, if a chromosome has
+        no name, a start is not a position, or a sequence is not text.
     """
     loaded = load_dataset(source)
     parts: dict[Any, Any] = loaded if isinstance(loaded, datasets.DatasetDict) else {None: loaded}
@@ -88,7 +89,10 @@ def _region_texts(dataset: Any, name: str) -> Iterator[Text]:
 
 
 def _regions(dataset: Any, name: str) -> tuple[list[str], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Return the chromosomes' names, and for each row the index of its chromosome and its start, 0 without a column."""
+    """Return the chromosomes' names, and for each row the index of its chromosome and its start, both [rows].
+
+    Without a column `start`, all starts are 0.
+    """
     numbers: dict[str, int] = {}
     chromosome_of = np.zeros(len(dataset), dtype=np.int32)
     starts = np.zeros(len(dataset), dtype=np.int64)
@@ -120,8 +124,7 @@ def _cells(dataset: Any, order: npt.NDArray[np.int64], source: str) -> Iterator[
 
 
 def _consecutive(order: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Yield the rows that stand beside each other and follow each other in `order`: the first, and that after the
-    last."""
+    """Yield the ranges (first row, row after the last) of rows that follow each other in the dataset and in `order`."""
     for begin in range(0, len(order), _ROWS):
         rows = order[begin : begin + _ROWS]
         for group in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):

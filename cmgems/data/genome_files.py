@@ -14,18 +14,35 @@ from cmgems.errors import UserError
 
 _FASTA_SUFFIXES = {".fa", ".fasta", ".fna", ".fas", ".ffn"}
 _GENBANK_SUFFIXES = {".gb", ".gbk", ".gbff", ".genbank"}
+
 GENOME_SUFFIXES = _FASTA_SUFFIXES | _GENBANK_SUFFIXES | {".gz", ".zip"}
+"""What the names of genome files end in, lower case."""
+
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
 
 
 def is_zip(path: Path) -> bool:
-    """Return whether a file is a zip archive."""
+    """Return whether a file is a zip archive, by its first bytes and whatever its name.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
     with path.open("rb") as file:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def file_units(path: Path) -> Iterator[Unit]:
-    """Yield a FASTA or GenBank file."""
+    """Yield a FASTA or GenBank file, plain or gzip-compressed.
+
+    Raises
+    ------
+    UserError
+        While the text is read, if the file is empty, damaged or not a genome; the message names the line.
+    OSError
+        If the file cannot be read.
+    """
     with path.open("rb") as file:
         yield Unit(str(path), "line", _file_texts(file, str(path)))
 
@@ -36,7 +53,10 @@ def archive_units(path: Path) -> Iterator[Unit]:
     Raises
     ------
     UserError
-        If the archive is damaged, or has no genome in it.
+        If the archive is damaged, encrypted, packed in a way that Python does not know, or has no genome in it; while
+        the text is read, as `file_units`.
+    OSError
+        If the file cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:

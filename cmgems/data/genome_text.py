@@ -5,7 +5,9 @@ from typing import Literal, NamedTuple
 
 BLOCK = 1 << 20
 """Bytes read at once; a piece is about this long at most."""
+
 WHITESPACE = b" \t\r\n\v\f"
+"""What may stand between nucleotides, and is left out."""
 
 
 class Text(NamedTuple):

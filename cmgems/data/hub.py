@@ -16,6 +16,11 @@ def is_hub_name(source: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) is not None and not Path(source).parent.exists()
 
 
+def is_saved_dataset_dict(folder: Path) -> bool:
+    """Return whether `folder` was written by `save_to_disk` of a dataset with splits (`datasets.DatasetDict`)."""
+    return (folder / "dataset_dict.json").is_file()
+
+
 def load_dataset(source: str, configuration: str | None = None) -> Any:
     """Load a dataset: written by `save_to_disk`, a folder of data files, or one on the hub.
 
@@ -28,14 +33,15 @@ def load_dataset(source: str, configuration: str | None = None) -> Any:
     UserError
         If there is no such dataset, or it cannot be read.
     """
-    saved = any((Path(source) / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    folder = Path(source)
+    is_saved = is_saved_dataset_dict(folder) or (folder / "state.json").is_file()
     try:
-        if saved:
+        if is_saved:
             return datasets.load_from_disk(source)
         return datasets.load_dataset(source, configuration) if configuration else datasets.load_dataset(source)
     except (OSError, ValueError, LookupError, DatasetsError, pa.ArrowException) as error:
         # LookupError: the library saves a dataset without rows, but does not read it back.
-        if Path(source).is_dir():
+        if folder.is_dir():
             what = f"{source}: this folder is not"
         elif configuration:
             what = f"{source} ({configuration}): not"

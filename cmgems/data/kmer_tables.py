@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cmgems.data.tokenizer import SPECIAL_TOKENS, vocabulary
+from cmgems.data.tokenizer import LONGEST_K, SHORTEST_K, SPECIAL_TOKENS, vocabulary
 from cmgems.errors import UserError
-
-SHORTEST_K, LONGEST_K = 2, 8
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,9 @@ class KmerRow:
     """One line of a k-mer CSV: its fields as text, and where it stands, for messages."""
 
     where: str
+    """The file and the line."""
     fields: dict[str, str | None]
+    """The cells by column; None where the line is too short."""
 
     def count(self, column: str) -> int:
         """Return the field as a whole number of at least 0.
@@ -54,25 +54,29 @@ class KmerRow:
 
 
 def read_kmer_rows(path: Path, columns: list[str]) -> tuple[int, dict[int, KmerRow]]:
-    """k and the rows by k-mer (0 for the first in the order of token ids) of a CSV with a `kmer` column.
+    """Read a CSV with a line for each k-mer.
+
+    Parameters
+    ----------
+    path
+        The file, with a header.
+    columns
+        Columns that it must have beside `kmer`.
+
+    Returns
+    -------
+    int
+        k, the length of the first k-mer and of all others.
+    dict
+        The rows by k-mer: 0 for the first in the order of the token ids. A k-mer may be absent.
 
     Raises
     ------
     UserError
-        Naming the file, and the line where there is one, of what is wrong.
+        If the file cannot be read, a column is missing, or a k-mer is not one or stands in it twice; the message names
+        the file, and the line where there is one.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            for column in ["kmer", *columns]:
-                if column not in (reader.fieldnames or []):
-                    raise UserError(f"{path}, line 1: the header has no column '{column}'")
-            lines = [(row["kmer"] or "", KmerRow(f"{path}, line {reader.line_num}", row)) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as CSV ({error})") from error
-    if not lines:
-        raise UserError(f"{path}: there are no k-mers below the header")
-
+    lines = _read_lines(path, ["kmer", *columns])
     k = len(lines[0][0])
     if not SHORTEST_K <= k <= LONGEST_K:
         raise UserError(f"{lines[0][1].where}: '{lines[0][0]}' must have {SHORTEST_K} to {LONGEST_K} nucleotides")
@@ -89,20 +93,48 @@ def read_kmer_rows(path: Path, columns: list[str]) -> tuple[int, dict[int, KmerR
     return k, rows
 
 
+def _read_lines(path: Path, columns: list[str]) -> list[tuple[str, KmerRow]]:
+    """Return the k-mer and the row of each line below the header."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            for column in columns:
+                if column not in (reader.fieldnames or []):
+                    raise UserError(f"{path}, line 1: the header has no column '{column}'")
+            lines = [(row["kmer"] or "", KmerRow(f"{path}, line {reader.line_num}", row)) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error})") from error
+    if not lines:
+        raise UserError(f"{path}: there are no k-mers below the header")
+    return lines
+
+
 def kmers(k: int) -> list[str]:
     """Return all k-mers in the order of their token ids."""
     return vocabulary(k)[len(SPECIAL_TOKENS) :]
 
 
 def read_counts(path: Path, complete: bool = False) -> tuple[int, npt.NDArray[np.int64]]:
-    """Read k and the counts, int64 [4^k] by token id - 5, from a CSV with columns `kmer` and `count`.
+    """Read counts of k-mers from a CSV with columns `kmer` and `count`.
 
-    Absent k-mers count 0, unless the table is to be `complete`.
+    Parameters
+    ----------
+    path
+        The file.
+    complete
+        Whether every k-mer has to be in it; if not, absent ones count 0.
+
+    Returns
+    -------
+    int
+        k.
+    int64 array [4**k]
+        Occurrences in the order of the token ids: entry i counts the k-mer with id i + 5.
 
     Raises
     ------
     UserError
-        Naming the file and the line of what is wrong.
+        As `read_kmer_rows`, and if a count is not a whole number or the table is not `complete`.
     """
     k, rows = read_kmer_rows(path, ["count"])
     if complete:
@@ -114,14 +146,35 @@ def read_counts(path: Path, complete: bool = False) -> tuple[int, npt.NDArray[np
 
 
 def require_all(path: Path, k: int, rows: Mapping[int, KmerRow]) -> None:
-    """Raise UserError, naming the first that is absent, unless there is a row for each of the 4^k k-mers."""
+    """Check that there is a row for each of the 4**k k-mers.
+
+    Raises
+    ------
+    UserError
+        Naming the first that is absent.
+    """
     if len(rows) < 4**k:
         absent = next(kmer for index, kmer in enumerate(kmers(k)) if index not in rows)
         raise UserError(f"{path}: {4**k - len(rows)} of the {4**k} {k}-mers are missing, the first is {absent}")
 
 
 def write_counts(path: Path, counts: npt.NDArray[np.int64], k: int) -> None:
-    """Write `kmer,count` for all k-mers, in alphabetical order; `counts` [4^k] are in that of the token ids."""
+    """Write a CSV with columns `kmer` and `count` and a line for each k-mer, in alphabetical order.
+
+    Parameters
+    ----------
+    path
+        The file; one that is there is overwritten.
+    counts
+        int64 [4**k], in the order of the token ids.
+    k
+        Length of the k-mers, 2..8.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["kmer", "count"])

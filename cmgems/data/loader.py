@@ -29,14 +29,14 @@ SPECIAL_TOKENS_PER_WINDOW = 2
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Windows of one micro-step on one rank. Empty rows hold [CLS] [SEP] and have epoch and sample id -1."""
+    """Windows of one micro-step on one rank. Empty rows hold [CLS] [SEP] and have the sample id -1."""
 
     ids: torch.Tensor
-    """Token ids [B, T], padded."""
+    """Token ids, int64 [B, T], padded."""
     epoch: torch.Tensor
-    """Epoch of each window [B]."""
+    """Epoch of each window, int64 [B]."""
     sample_id: torch.Tensor
-    """Row of each window in its split [B]."""
+    """Row of each window in its split, int64 [B]."""
 
     def to(self, device: torch.device) -> "MicroBatch":
         """Return the same on another device."""
@@ -49,19 +49,36 @@ class MicroBatch:
 
 
 class Windows(Dataset[Any]):
-    """A split of the corpus: one item is a whole micro-batch, asked for by its epochs and sample ids."""
+    """A split of the corpus: one item is a whole micro-batch, asked for by its epochs and sample ids.
+
+    Parameters
+    ----------
+    split
+        Rows with a column `sequence`.
+    k
+        Length of a token, in nucleotides, 2..8.
+    max_positions
+        Longest input of the model, in tokens, [CLS] and [SEP] included.
+    """
 
     def __init__(self, split: datasets.Dataset, k: int, max_positions: int) -> None:
         self.split, self.k, self.max_tokens = split, k, max_positions - SPECIAL_TOKENS_PER_WINDOW
 
     @cached_property
     def lengths(self) -> Lengths:
-        """Nucleotides of each window, 4 bytes a window."""
+        """Nucleotides of each window, int32 [windows]."""
         sequences = self.split.with_format("arrow")[:]["sequence"]
         lengths: Lengths = pc.binary_length(sequences).to_numpy()
         return lengths
 
     def __getitem__(self, rows: tuple[Int64, Int64]) -> MicroBatch:
+        """Return the micro-batch of `rows`: epochs and sample ids, int64 [B] each; sample id -1 for an empty row.
+
+        Raises
+        ------
+        ValueError
+            If a window has more tokens than the model has positions.
+        """
         epoch, samples = rows
         filled = samples >= 0
         sequences = np.full(len(samples), "", dtype=object)
@@ -72,10 +89,23 @@ class Windows(Dataset[Any]):
 
 
 class TrainingRows:
-    """Sampler: the (epochs, sample ids) of one rank's micro-batches, from a step on without end."""
+    """Sampler: the (epochs, sample ids), int64 [B] each, of one rank's micro-batches, without end.
+
+    Parameters
+    ----------
+    plan
+        How a global batch is laid over ranks and micro-batches.
+    lengths
+        Nucleotides of all windows of the split, int32 [windows].
+    seed
+        Seed of the order of the windows.
+    rank
+        The rank, from 0.
+    first_step
+        Optimizer step to begin with, from 0.
+    """
 
     def __init__(self, plan: BatchPlan, lengths: Lengths, seed: int, rank: int, first_step: int) -> None:
-        """`lengths` are those of all windows of the split."""
         self.plan, self.lengths, self.seed, self.rank, self.first_step = plan, lengths, seed, rank, first_step
 
     def __iter__(self) -> Iterator[tuple[Int64, Int64]]:
@@ -90,10 +120,21 @@ class TrainingRows:
 
 
 class ValidationRows:
-    """Sampler: one rank's share of the fixed validation windows, all of epoch 0."""
+    """Sampler: one rank's share of the fixed validation windows, (epochs, sample ids), int64 [B] each; all of epoch 0.
+
+    Parameters
+    ----------
+    plan
+        How the validation windows, as one global batch, are laid over ranks and micro-batches.
+    lengths
+        Nucleotides of all windows of the split, int32 [windows].
+    seed
+        Seed of the choice of the windows.
+    rank
+        The rank, from 0.
+    """
 
     def __init__(self, plan: BatchPlan, lengths: Lengths, seed: int, rank: int) -> None:
-        """`lengths` are those of all windows of the split."""
         self.plan, self.lengths, self.seed, self.rank = plan, lengths, seed, rank
 
     def __iter__(self) -> Iterator[tuple[Int64, Int64]]:
@@ -124,7 +165,21 @@ def iterating(loader: DataLoader[Any]) -> Iterator[Iterator[MicroBatch]]:
 def make_loader(
     windows: Windows, rows: TrainingRows | ValidationRows, workers: int, prefetch: int, pin_memory: bool
 ) -> DataLoader[Any]:
-    """Loader of whole micro-batches, in the order of `rows`, whatever the number of workers."""
+    """Return a loader of whole micro-batches, in the order of `rows`, whatever the number of workers.
+
+    Parameters
+    ----------
+    windows
+        Where the micro-batches come from.
+    rows
+        Which windows make each of them.
+    workers
+        Number of worker processes; with 0 the loader reads in its own.
+    prefetch
+        Micro-batches that each worker reads ahead.
+    pin_memory
+        Whether they go to page-locked memory, from which they are copied to a GPU faster.
+    """
     return DataLoader(
         windows,
         sampler=rows,

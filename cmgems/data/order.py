@@ -19,8 +19,24 @@ _LOW32 = np.uint64(0xFFFFFFFF)
 
 
 def permute(index: Int64, size: int, seed: int, epoch: Int64) -> Int64:
-    """Return the places that `index` (each in 0..size-1) takes in the keyed order of `size` items in each one's
-    `epoch`."""
+    """Permute indices by the keyed order of an epoch.
+
+    Parameters
+    ----------
+    index
+        int64 [n], each in 0..size-1.
+    size
+        Number of items.
+    seed
+        Seed of all orders.
+    epoch
+        int64 [n], the epoch of each index.
+
+    Returns
+    -------
+    int64 array [n]
+        Where each index stands in the order of its epoch; in 0..size-1, and different for different indices.
+    """
     half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     keys = _mix(_mix(np.full(len(index), seed, np.uint64) + _GOLDEN) + epoch.astype(np.uint64) + _GOLDEN)
     result = index.astype(np.uint64)
@@ -55,8 +71,11 @@ class BatchPlan:
     """
 
     global_batch: int
+    """Windows of an optimizer step."""
     processes: int
+    """Number of ranks."""
     largest_micro_batch: int
+    """Windows of a micro-batch on one rank, at most."""
 
     @property
     def accumulation(self) -> int:
@@ -69,17 +88,35 @@ class BatchPlan:
         return -(-self.global_batch // (self.processes * self.accumulation))
 
     def slots(self, micro_step: int, rank: int) -> Int64:
-        """Return the places in the global batch that one micro-batch holds; -1 where a row is empty."""
+        """Return the places of a micro-batch in the global batch, int64 [micro_batch]; -1 where a row is empty."""
         start = (micro_step * self.processes + rank) * self.micro_batch
         slots = np.arange(start, start + self.micro_batch)
         return np.where(slots < self.global_batch, slots, -1)
 
 
 def training_samples(step: int, global_batch: int, size: int, seed: int) -> tuple[Int64, Int64]:
-    """Epochs and sample ids of the windows of optimizer step `step` (counted from 0), both [global_batch].
+    """Return the epochs and the sample ids of the windows of an optimizer step.
 
     The stream of windows runs on over the epochs: every window comes once an epoch, and a global batch may hold the
     end of one epoch and the start of the next.
+
+    Parameters
+    ----------
+    step
+        The step, from 0.
+    global_batch
+        Windows of a step.
+    size
+        Windows of the split.
+    seed
+        Seed of the order.
+
+    Returns
+    -------
+    int64 array [global_batch]
+        Epoch of each window, from 0.
+    int64 array [global_batch]
+        Row of each window in its split.
     """
     position = step * global_batch + np.arange(global_batch)
     epoch = position // size
@@ -87,16 +124,28 @@ def training_samples(step: int, global_batch: int, size: int, seed: int) -> tupl
 
 
 def validation_samples(windows: int, size: int, seed: int) -> Int64:
-    """Sample ids of the validation windows [windows], the same at every evaluation."""
+    """Return the sample ids of the validation windows, int64 [windows], out of `size`; the same at every evaluation."""
     return permute(np.arange(windows), size, seed, np.zeros(windows, np.int64))
 
 
 def longest_first(samples: Int64, lengths: npt.NDArray[np.integer[Any]]) -> Int64:
-    """Return the order that puts windows of about the same length into the same micro-batch, where little of it is
-    padding."""
+    """Return the order of windows from the longest to the shortest: those of a micro-batch then need little padding.
+
+    Parameters
+    ----------
+    samples
+        int64 [n], the windows' rows in the split.
+    lengths
+        Integers [windows], those of all windows of the split.
+
+    Returns
+    -------
+    int64 array [n]
+        Indices into `samples`; windows of the same length stay in their order.
+    """
     return np.argsort(-lengths[samples], kind="stable")
 
 
 def in_slots(values: Int64, slots: Int64) -> Int64:
-    """Return the values of the windows in `slots`; -1 in the empty ones."""
+    """Return the `values` int64 [n] of the windows in `slots` int64 [B], as int64 [B]; -1 in the empty ones."""
     return np.where(slots >= 0, values[slots], -1)

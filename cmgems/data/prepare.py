@@ -36,6 +36,8 @@ FEATURES = datasets.Features(
         "sequence": datasets.Value("string"),
     }
 )
+"""Columns of the splits."""
+
 _DATA = "data-00000-of-00001.arrow"
 _BATCH = 1 << 20  # nucleotides in a record batch of the Arrow file
 
@@ -108,25 +110,16 @@ def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[s
     total = sum(chromosome.length for chromosome in chromosomes.values())
     pieces = _with_progress(read_bases(*config.inputs), "cutting", total, progress)
 
-    fingerprint = hashlib.sha256(f"k={config.k}\n".encode())
-    seen = _SeenSequences()
-    windows = 0
     with (
         _SplitWriter(folder / "train", config.k) as train,
         _SplitWriter(folder / "validation", config.k) as validation,
     ):
         writers: dict[Split, _SplitWriter] = {"train": train, "validation": validation}
-        for batch in _batches(_split_windows(pieces, starts, config)):
-            windows += len(batch)
-            new = list(compress(batch, seen.add([window.sequence for _, window in batch])))
-            lines = (f"{split}\t{chromosome}\t{start}\t{sequence}\n" for split, (chromosome, start, sequence) in new)
-            fingerprint.update("".join(lines).encode())
-            for split, group in groupby(new, key=itemgetter(0)):
-                writers[split].add([window for _, window in group])
+        windows, fingerprint = _write_windows(_split_windows(pieces, starts, config), writers, config.k)
     _check_windows(train, validation, config)
 
     for split, writer in writers.items():
-        writer.describe(split, fingerprint.hexdigest())
+        writer.describe(split, fingerprint)
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": SPLITS}))
     write_counts(folder / COUNTS, train.counts, config.k)
     manifest = {
@@ -136,10 +129,35 @@ def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[s
         "chromosomes": [_describe_chromosome(name, size, starts) for name, size in chromosomes.items()],
         "splits": {split: writer.totals() for split, writer in writers.items()},
         "duplicates_dropped": windows - train.windows - validation.windows,
-        "fingerprint": fingerprint.hexdigest(),
+        "fingerprint": fingerprint,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
+
+
+def _write_windows(
+    windows: Iterable[tuple[Split, Window]], writers: Mapping[Split, "_SplitWriter"], k: int
+) -> tuple[int, str]:
+    """Write the windows, each sequence once.
+
+    Returns
+    -------
+    int
+        Number of windows, duplicates included.
+    str
+        The fingerprint: SHA-256 over k and the windows written.
+    """
+    fingerprint = hashlib.sha256(f"k={k}\n".encode())
+    seen = _SeenSequences()
+    number = 0
+    for batch in _batches(windows):
+        number += len(batch)
+        new = list(compress(batch, seen.add([window.sequence for _, window in batch])))
+        lines = (f"{split}\t{chromosome}\t{start}\t{sequence}\n" for split, (chromosome, start, sequence) in new)
+        fingerprint.update("".join(lines).encode())
+        for split, group in groupby(new, key=itemgetter(0)):
+            writers[split].add([window for _, window in group])
+    return number, fingerprint.hexdigest()
 
 
 def _split_windows(
@@ -197,7 +215,7 @@ class _SeenSequences:
         self._sorted: list[npt.NDArray[np.uint64]] = []  # each more than twice as long as the next
 
     def add(self, sequences: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Add sequences; return which of them are new."""
+        """Add sequences; return which of them are new, bool [sequences]."""
         digests = (xxh3_64_intdigest(sequence.encode()) for sequence in sequences)
         added, first = np.unique(np.fromiter(digests, np.uint64, len(sequences)), return_index=True)
         known = np.zeros(len(added), dtype=bool)

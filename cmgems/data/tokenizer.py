@@ -21,7 +21,9 @@ PAD, UNK, CLS, SEP, MASK = range(5)
 BASES = "ATCG"
 """Nucleotides in the order of the vocabulary."""
 
-_LARGEST_K = 8
+SHORTEST_K, LONGEST_K = 2, 8
+"""Lengths of a k-mer, in nucleotides, that are encoded and counted."""
+
 NO_BASE = 4
 """What stands for anything but a nucleotide where nucleotides are digits; as a digit of two bits, its third one."""
 
@@ -64,6 +66,11 @@ def encode(sequence: str | bytes, k: int) -> npt.NDArray[np.int64]:
     int64 array [max(len(sequence) - k + 1, 0)]
         `UNK` for a k-mer that contains anything but A, C, G, T.
 
+    Raises
+    ------
+    ValueError
+        If k is out of range.
+
     Examples
     --------
     >>> encode("ATCGN", k=3).tolist()
@@ -89,15 +96,15 @@ def _encode_digits(digits: npt.NDArray[np.uint8], k: int) -> npt.NDArray[np.int6
             words, length = (words[:, :-1] << 2) + digits[:, length:], length + 1
     ids = words.astype(np.int64)
     ids += len(SPECIAL_TOKENS)
-    strange = digits == NO_BASE
-    if ids.size and strange.any():
-        ids[sliding_window_view(strange, k, axis=1).any(axis=2)] = UNK
+    invalid = digits == NO_BASE
+    if ids.size and invalid.any():
+        ids[sliding_window_view(invalid, k, axis=1).any(axis=2)] = UNK
     return ids
 
 
 def _check_k(k: int) -> None:
-    if not 2 <= k <= _LARGEST_K:
-        raise ValueError(f"k is {k}; it must be in 2..{_LARGEST_K}")
+    if not SHORTEST_K <= k <= LONGEST_K:
+        raise ValueError(f"k is {k}; it must be in {SHORTEST_K}..{LONGEST_K}")
 
 
 def encode_batch(
@@ -146,29 +153,44 @@ def encode_batch(
 
 
 def count_kmers(sequences: Iterable[str], k: int) -> npt.NDArray[np.int64]:
-    """Count the k-mers (k in 2..8) of all `sequences`; those with anything but A, C, G, T are left out.
+    """Count the k-mers of all sequences; those with anything but A, C, G, T are left out.
 
     Counted are (k+3)-mers, one at every fourth nucleotide, which takes a quarter of the look-ups. Each holds four
-    k-mers; those that have a stranger in them are looked at k-mer by k-mer.
+    k-mers; those with a non-base in them are looked at k-mer by k-mer.
+
+    Parameters
+    ----------
+    sequences
+        Sequences of nucleotides, as `encode` takes them.
+    k
+        Length of a k-mer, 2..8.
 
     Returns
     -------
     int64 array [4**k]
         In the order of the ids: entry i counts the k-mer with id i + 5.
+
+    Raises
+    ------
+    ValueError
+        If k is out of range.
     """
     _check_k(k)
     words = np.zeros(4 ** (k + 3) + 1, dtype=np.int64)
     counts = np.zeros(4**k, dtype=np.int64)
     for text in digit_batches(sequences):
-        strange = _count_words(text, k, words)
-        counts += _count_one_by_one(text, strange, k)
+        invalid = _count_words(text, k, words)
+        counts += _count_one_by_one(text, invalid, k)
     for before in range(4):
         counts += words[:-1].reshape(4**before, 4**k, 4 ** (3 - before)).sum(axis=(0, 2))
     return counts
 
 
 def digit_batches(sequences: Iterable[str]) -> Iterator[bytes]:
-    """Join sequences to texts of about _COUNT_BATCH digits, with a stranger between two of them and some at the end."""
+    """Yield all sequences as digits, joined to texts of about _COUNT_BATCH bytes.
+
+    A `NO_BASE` stands between two sequences, and at least twelve at the end of a text, whose length is a multiple of 4.
+    """
     batch: list[str] = []
     nucleotides = 0
     for sequence in sequences:
@@ -196,8 +218,8 @@ def _count_words(text: bytes, k: int, words: npt.NDArray[np.int64]) -> npt.NDArr
         block = fours[start : start + _COUNT_BLOCK + 2]
         packed = (block << 6) & 0xC0 | (block >> 4) & 0x30 | (block >> 14) & 0x0C | (block >> 24) & 0x03
         word = (packed[:-2] << 16 | packed[1:-1] << 8 | packed[2:]) >> (24 - 2 * (k + 3))
-        strange = block & (0x01010101 * NO_BASE) != 0
-        word[strange[:-2] | strange[1:-1] | strange[2:]] = len(words) - 1
+        invalid = block & (0x01010101 * NO_BASE) != 0
+        word[invalid[:-2] | invalid[1:-1] | invalid[2:]] = len(words) - 1
         found[start : start + _COUNT_BLOCK] = word
     words += np.bincount(found, minlength=len(words))
     return np.flatnonzero(found == len(words) - 1) * 4
@@ -253,6 +275,11 @@ def save_tokenizer(folder: Path, k: int, max_positions: int) -> None:
 
     The class is written down under the name that it has in transformers 4, which version 5 knows too; version 5 would
     write its own, which version 4 does not know.
+
+    Raises
+    ------
+    OSError
+        If the files cannot be written.
     """
     build_tokenizer(k, max_positions).save_pretrained(folder)
     path = folder / "tokenizer_config.json"

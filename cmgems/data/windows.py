@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from itertools import groupby
-from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -25,28 +23,21 @@ class Window(NamedTuple):
     """Its nucleotides: A, C, G and T only."""
 
 
-def cut(pieces: Iterable[Piece], config: PrepareConfig) -> Iterator[Window]:
-    """Cut runs of A, C, G and T into consecutive windows.
+def cut_chromosome(pieces: Iterable[Piece], lengths: Iterator[int], config: PrepareConfig) -> Iterator[Window]:
+    """Cut runs of A, C, G and T of one chromosome into consecutive windows.
 
-    A window of L tokens is L + k - 1 nucleotides long. L is `window_tokens` with probability `full_length_share`, else
-    uniform in `min_window_tokens`..`window_tokens`. No window reaches over an interruption of a run; what is left at
-    the end of a run is a window if it has `min_window_tokens` tokens at least.
+    No window reaches over an interruption of a run; what is left at the end of a run is a window if it has
+    `min_window_tokens` tokens at least.
 
     Parameters
     ----------
     pieces
-        Pieces as `read_runs` yields them, those of a chromosome together. Their sizes make no difference, nor do the
-        other chromosomes: the lengths depend on the seed, on the chromosome's name and on the window's number in the
-        chromosome.
+        Pieces of a chromosome as `split_runs` yields them. Their sizes make no difference.
+    lengths
+        Lengths of the next windows, in nucleotides, as `window_lengths` yields them.
     config
-        The lengths, in tokens, k, and the seed.
+        Length of the shortest window, in tokens, and k.
     """
-    for chromosome, group in groupby(pieces, key=attrgetter("chromosome")):
-        yield from cut_chromosome(group, window_lengths(chromosome, config), config)
-
-
-def cut_chromosome(pieces: Iterable[Piece], lengths: Iterator[int], config: PrepareConfig) -> Iterator[Window]:
-    """Cut pieces of one chromosome as `cut` does, into windows of the next of `lengths` (in nucleotides)."""
     shortest = config.min_window_tokens + config.k - 1
     length = next(lengths)
     chromosome, start, rest = "", 0, ""
@@ -69,7 +60,18 @@ def cut_chromosome(pieces: Iterable[Piece], lengths: Iterator[int], config: Prep
 
 
 def window_lengths(chromosome: str, config: PrepareConfig) -> Iterator[int]:
-    """Yield the lengths, in nucleotides, of windows 0, 1, 2, ... of `chromosome`, without end."""
+    """Yield the lengths, in nucleotides, of windows 0, 1, 2, ... of a chromosome, without end.
+
+    A window of L tokens is L + k - 1 nucleotides long. L is `window_tokens` with probability `full_length_share`, else
+    uniform in `min_window_tokens`..`window_tokens`.
+
+    Parameters
+    ----------
+    chromosome
+        Its name: the lengths depend on it, on the seed and on the window's number, and not on other chromosomes.
+    config
+        The lengths, in tokens, k, and the seed.
+    """
     key = blake2b(f"{config.seed}\t{chromosome}".encode(), digest_size=16).digest()
     philox = np.random.Philox(key=int.from_bytes(key, "little"))
     span = config.window_tokens - config.min_window_tokens + 1

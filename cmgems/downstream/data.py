@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cmgems.data.alphabet import AMBIGUITY_CODES
-from cmgems.data.hub import is_hub_name, load_dataset
+from cmgems.data.hub import is_hub_name, is_saved_dataset_dict, load_dataset
 from cmgems.downstream import rows
 from cmgems.downstream.rows import Row, shorten
 from cmgems.downstream.tasks import Task
@@ -141,7 +141,7 @@ def _select(split: Split, chosen: npt.NDArray[np.int64]) -> Split:
 def _find_splits(task: Task, data: str) -> tuple[str, Callable[[str], Split | None]]:
     """Return the task's place, and a function that reads the split of a name, or gives None if it is not there."""
     folder = Path(data) / (task.folder or task.name)
-    if rows.is_saved_dataset(folder):
+    if is_saved_dataset_dict(folder):
         return str(folder), _dataset_splits(task, str(folder))
     if folder.is_dir():
         return str(folder), lambda name: _file_split(task, folder, name)

@@ -95,13 +95,14 @@ def read_dataset(dataset: Any, name: str) -> Iterator[Row]:
         yield Row(number, str(row["sequence"]), str(row["label"]))
 
 
-def is_saved_dataset(folder: Path) -> bool:
-    """Return whether `folder` was written by the `save_to_disk` of a Hugging Face dataset of several splits."""
-    return (folder / "dataset_dict.json").is_file()
-
-
 def require_columns(columns: list[str], where: str) -> None:
-    """Raise UserError if a column is missing."""
+    """Check that the columns `sequence` and `label` are among `columns`.
+
+    Raises
+    ------
+    UserError
+        If one is missing; `where` begins the message.
+    """
     for column in COLUMNS:
         if column not in columns:
             raise UserError(f"{where}: there is no column `{column}`; the columns are: {shorten(', '.join(columns))}")

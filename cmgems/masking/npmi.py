@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cmgems.data.kmer_tables import LONGEST_K, SHORTEST_K, kmers, read_counts, read_kmer_rows, require_all
-from cmgems.data.tokenizer import SPECIAL_TOKENS
+from cmgems.data.kmer_tables import kmers, read_counts, read_kmer_rows, require_all
+from cmgems.data.tokenizer import LONGEST_K, SHORTEST_K, SPECIAL_TOKENS
 from cmgems.errors import UserError
 from cmgems.runtime.files import atomic_file
 
@@ -38,11 +38,11 @@ class NpmiTable:
 
     k: int
     counts: Counts
-    """Occurrences, [4^k]."""
+    """Occurrences, int64 [4^k]."""
     pmi: Floats
-    """PMI in nats, [4^k]; -inf for a k-mer that was not counted at all."""
+    """PMI in nats, float64 [4^k]; -inf for a k-mer that was not counted at all."""
     npmi: Floats
-    """NPMI in nats, [4^k]; -inf for a k-mer counted less than twice."""
+    """NPMI in nats, float64 [4^k]; -inf for a k-mer counted less than twice."""
 
     @property
     def fingerprint(self) -> str:
@@ -50,32 +50,37 @@ class NpmiTable:
         return hashlib.sha256(bytes([self.k]) + self.npmi.astype("<f8").tobytes()).hexdigest()
 
     def best(self, number: int) -> list[str]:
-        """Return the k-mers (at most `number`, 0 or more) of the highest NPMI, highest first; equal ones by token
-        id."""
+        """Return the `number` (0 or more) k-mers of the highest NPMI, highest first; equal ones by token id."""
         names = kmers(self.k)
         return [names[i] for i in _highest_first(self)[:number]]
 
     def by_token_id(self, device: torch.device | str = "cpu") -> torch.Tensor:
-        """NPMI indexed by token id, float32 [5 + 4^k], with -inf for the special tokens."""
+        """Return NPMI indexed by token id, float32 [5 + 4^k], with -inf for the special tokens."""
         values = np.concatenate([np.full(len(SPECIAL_TOKENS), -np.inf), self.npmi])
         return torch.from_numpy(values.astype(np.float32)).to(device)
 
 
 def npmi_from_counts(counts: Counts, k: int, method: Method = "all", c: float = 101) -> NpmiTable:
-    """PMI and NPMI of all k-mers from their counts.
+    """Compute PMI and NPMI of all k-mers from their counts.
 
     Parameters
     ----------
-    counts : int64 [4^k], occurrences in the order of the token ids.
-    k : length of the k-mers, 2 to 8.
-    method : `all`, the minimum over all 2^(k-1) - 1 segmentations; `published`, the arithmetic behind GeneMask's table:
+    counts
+        int64 [4^k], occurrences in the order of the token ids.
+    k
+        Length of the k-mers, 2..8.
+    method
+        `all`: the minimum over all 2^(k-1) - 1 segmentations. `published`: the arithmetic behind GeneMask's table, with
         pieces of at most two nucleotides, and every probability halved (so that each further piece adds ln 2).
-    c : constant of the normalisation, in occurrences.
+    c
+        Constant of the normalisation, in occurrences.
 
     Raises
     ------
     UserError
         If no k-mer was counted.
+    ValueError
+        If k is out of range, or `counts` has another shape.
     """
     if not SHORTEST_K <= k <= LONGEST_K:
         raise ValueError(f"k is {k}; NPMI is defined here for k from {SHORTEST_K} to {LONGEST_K}")
@@ -112,7 +117,7 @@ def _shares_by_length(counts: Counts, k: int) -> dict[int, Floats]:
 
 
 def _best_segmentation(log_p: dict[int, Floats], k: int, longest_piece: int) -> Floats:
-    """Largest sum of ln p over the segmentations of each k-mer into pieces of at most `longest_piece`, [4^k].
+    """Return the largest sum of ln p over each k-mer's segmentations into pieces of at most `longest_piece`, [4^k].
 
     Dynamic programming over prefixes, for all of them at once: the ids of the words `prefix + piece` are an outer sum
     of the prefix's and the piece's. The whole k-mer is no segmentation, since longest_piece < k.
@@ -125,7 +130,7 @@ def _best_segmentation(log_p: dict[int, Floats], k: int, longest_piece: int) -> 
 
 
 def human_counts() -> tuple[int, Counts]:
-    """k = 6 and the counts of the 6-mers in the human reference, as behind GeneMask's published table."""
+    """Return k = 6 and the counts of the 6-mers in the human reference, int64 [4^6], as behind GeneMask's table."""
     with resources.as_file(resources.files("cmgems.masking") / "human_6mer_counts.csv") as path:
         return read_counts(path)
 
@@ -136,7 +141,8 @@ def read_npmi(path: Path) -> NpmiTable:
     Raises
     ------
     UserError
-        Naming the file, and the line where there is one, of what is wrong; also if a k-mer is absent.
+        If the file cannot be read, is not such a table, or lacks a k-mer; the message names the file, and the line
+        where there is one.
     """
     k, rows = read_kmer_rows(path, ["count", "pmi", "npmi"])
     require_all(path, k, rows)
@@ -155,7 +161,7 @@ def write_npmi(table: NpmiTable, path: Path) -> None:
     Raises
     ------
     UserError
-        Naming the file, if it cannot be written.
+        If the file cannot be written; the message names it.
     """
     try:
         if path.is_dir():

@@ -13,7 +13,8 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cmgems.data.loader import Windows
-from cmgems.data.markov import FLANKS, MarkovChains, fit_chains, score_hidden_bases, summarize_baselines
+from cmgems.data.markov import MarkovChains, fit_chains
+from cmgems.data.markov_scores import FLANKS, score_hidden_bases, summarize_baselines
 from cmgems.masking.masker import MaskedBatch
 from cmgems.model.bases import bases_of_batch
 from cmgems.training.validation import Mixture, Validation, perplexity
@@ -37,8 +38,8 @@ def score_baselines(
 ) -> dict[str, dict[str, Any]]:
     """For each masking what the base `composition` and the best Markov `chain` score, as JSON values; collective.
 
-    Both have the fields of `markov.Baseline`. The composition also has a `perplexity` of the masked k-mers: that of
-    reading every visible base off the other k-mers, and knowing the composition alone for the hidden ones.
+    Both have the fields of `markov_scores.Baseline`. The composition also has a `perplexity` of the masked k-mers: that
+    of reading every visible base off the other k-mers, and knowing the composition alone for the hidden ones.
     """
     accelerator = validation.accelerator
     shape = (chains.order + 1, len(FLANKS), 2)

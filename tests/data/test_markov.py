@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from cmgems.data.genomes import read_bases
-from cmgems.data.markov import MarkovChains, fit_chains, score_hidden_bases, summarize_baselines
+from cmgems.data.markov import MarkovChains, fit_chains
+from cmgems.data.markov_scores import score_hidden_bases, summarize_baselines
 from cmgems.data.tokenizer import BASES, NO_BASE, encode_batch
 from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.masker import FIRST_KMER, Masker

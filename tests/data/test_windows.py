@@ -1,15 +1,24 @@
 """How runs become windows."""
 
+from itertools import groupby
+from operator import attrgetter
+
 import numpy as np
 import pytest
 
 from cmgems.data.genomes import Piece, read_bases, read_runs
 from cmgems.data.settings import PrepareConfig
-from cmgems.data.windows import cut, cut_chromosome, window_lengths
+from cmgems.data.windows import cut_chromosome, window_lengths
 
 
 def config(**settings) -> PrepareConfig:
     return PrepareConfig(inputs=["genome.fa"], **settings)
+
+
+def cut(pieces, settings: PrepareConfig):
+    """Cut whole chromosomes, each into windows of its own lengths."""
+    for chromosome, group in groupby(pieces, key=attrgetter("chromosome")):
+        yield from cut_chromosome(group, window_lengths(chromosome, settings), settings)
 
 
 def random_bases(length: int, seed: int = 0) -> bytes:

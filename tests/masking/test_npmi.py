@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cmgems.data.kmer_tables import read_counts
 from cmgems.data.tokenizer import SPECIAL_TOKENS, vocabulary
 from cmgems.errors import UserError
 from cmgems.masking.npmi import (
     NpmiTable,
     human_counts,
     npmi_from_counts,
-    read_counts,
     read_npmi,
     write_npmi,
 )

@@ -72,8 +72,8 @@ def corpus(chain, tmp_path_factory):
 
 
 def test_bits_per_hidden_base_come_to_those_of_the_source_and_not_below(corpus, run, tmp_path):
-    """The best Markov chain is the source itself, up to the error of its counts: tests/sequence/test_markov.py shows
-    that it comes to the exact conditional entropy."""
+    """The best Markov chain is the source itself, up to the error of its counts: tests/data/test_markov.py shows that
+    it comes to the exact conditional entropy."""
     recipe = tmp_path / "chain.yaml"
     recipe.write_text(yaml.safe_dump({**RECIPE, "corpus": {"path": str(corpus.path), "workers": 0}}))
     metrics = run("--config", str(recipe)).data.metrics
