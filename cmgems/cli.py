@@ -1,17 +1,17 @@
-"""The `cmgems` command: `cmgems prepare`, `npmi`, `plan`, `benchmark`, `report`, `sync`."""
+"""The `cmgems` command: `cmgems prepare`, `npmi`, `plan`, `benchmark`, `report`, `study`, `sync`."""
 
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict
 
 from cmgems.config.command_line import COMMAND, run_command
-from cmgems.config.schema import NpmiConfig, PretrainConfig
+from cmgems.config.schema import TRACKING_URI, NpmiConfig, PretrainConfig
 from cmgems.data.corpus import Corpus, load_corpus
 from cmgems.data.kmer_tables import read_counts
 from cmgems.data.prepare import prepare_corpus
@@ -176,8 +176,57 @@ class Report(Settings):
             publish_report(folder, report_files(output))
 
 
+class RunStudy(Settings):
+    """Pretrain and score all arms and seeds of a study, one MLflow experiment; what is done is skipped."""
+
+    study: CliPositionalArg[Path]
+    """The study: a YAML file, or a folder with a study.yaml."""
+    plan: bool = False
+    """Only say what the study needs: runs, tokens, operations, hours on this machine."""
+    workers: int = Field(default=1, ge=1)
+    """Processes at work on this machine at once; others may be at work elsewhere."""
+    cells: list[str] = Field(default_factory=list)
+    """Arms, or arms with a seed (`span-1`), separated by commas; empty: all."""
+    data: dict[str, str] = Field(default_factory=dict)
+    """Folder of a score's data, as SCORE=FOLDER, instead of the study's."""
+    results: Path | None = None
+    """Folder of the results; empty: `results` beside the study's file."""
+    work: Path | None = None
+    """Folder of the runs; empty: runs/studies/NAME."""
+    tracking_uri: str | None = Field(default=None, pattern=TRACKING_URI)
+    """MLflow: a database or a server; empty: the study's."""
+
+    def cli_cmd(self) -> None:
+        """Work on the study, or say what it needs."""
+        from cmgems.study.settings import load_study
+
+        study = load_study(self.study, self._overrides())
+        study.results, study.work = self.results or study.results, self.work or study.work
+        if self.plan:
+            from cmgems.study.plan import show_plan  # here, because they take seconds to import
+
+            print(show_plan(study, self.cells, self.workers))
+            return
+        from cmgems.study.run import run_study
+
+        run_study(study, self.cells, self.workers, self._arguments())
+
+    def _overrides(self) -> dict[str, Any]:
+        overrides: dict[str, Any] = {"scores": {name: {"data": folder} for name, folder in self.data.items()}}
+        return overrides | ({"tracking_uri": self.tracking_uri} if self.tracking_uri else {})
+
+    def _arguments(self) -> list[str]:
+        """Return the arguments of another process on the same study."""
+        options = {"cells": ",".join(self.cells), "results": self.results, "work": self.work}
+        options |= {"tracking_uri": self.tracking_uri}
+        given = [word for name, value in options.items() if value for word in (f"--{name}", str(value))]
+        data = [word for name, folder in self.data.items() for word in ("--data", f"{name}={folder}")]
+        return [str(self.study), *given, *data]
+
+
 class Commands(BaseSettings):
-    """Tools around cmgems/pretrain.py: corpora, NPMI tables, plans, downstream scores, unsent tracking data."""
+    """Tools around cmgems/pretrain.py: corpora, NPMI tables, plans, downstream scores, studies, unsent tracking
+    data."""
 
     model_config = SettingsConfigDict(**COMMAND, cli_prog_name="cmgems")
 
@@ -191,6 +240,8 @@ class Commands(BaseSettings):
     """Score a model on a suite of downstream tasks."""
     report: CliSubCommand[Report]
     """Write a page on the downstream scores of runs."""
+    study: CliSubCommand[RunStudy]
+    """Pretrain and score a grid of runs."""
     sync: CliSubCommand[Sync]
     """Send tracking data that runs could not send to MLflow."""
 

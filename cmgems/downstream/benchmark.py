@@ -5,7 +5,8 @@ Scores that are there already are skipped; one that fails does not keep the othe
 
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from accelerate import PartialState
@@ -14,8 +15,8 @@ from cmgems.downstream.data import TaskData, read_task
 from cmgems.downstream.experiment import find_or_compute
 from cmgems.downstream.features import FeatureReader
 from cmgems.downstream.results import Result, read_results, task_scores
-from cmgems.downstream.settings import BenchmarkConfig
-from cmgems.downstream.setup import open_scoring
+from cmgems.downstream.settings import BenchmarkConfig, ScoringConfig
+from cmgems.downstream.setup import Scoring, open_scoring
 from cmgems.downstream.subjects import Candidate, kmer_regression, random_weights, untrained_start
 from cmgems.downstream.tasks import Suite, Task
 from cmgems.errors import CmgemsError, IncompleteError, UserError
@@ -24,8 +25,6 @@ from cmgems.tracking.journal import summarize_error
 from cmgems.training import environment
 
 logger = logging.getLogger(__name__)
-
-FIRST_SEED = 42
 
 
 def benchmark(config: BenchmarkConfig) -> None:
@@ -43,19 +42,43 @@ def benchmark(config: BenchmarkConfig) -> None:
     scoring = open_scoring(config, config.tasks)
     suite, tasks, folder = scoring.suite, scoring.tasks, scoring.folder
     logger.info(environment.report(PartialState(), "none"))
-    subjects = [scoring.model, *(_baselines(scoring.model) if config.baselines else ())]
-    units = [(task, *unit) for task in tasks for unit in _units(subjects, config)]
+    subjects = [scoring.model, *(_baselines(scoring.model, config.kmers) if config.baselines else ())]
+    units = [Unit(task, *unit) for task in tasks for unit in _units(subjects, config)]
     first, every = map(int, config.shard.split("/"))
     mine = list(islice(units, first - 1, None, every))
     logger.info(f"suite {suite.name}: {len(mine)} scores to compute, {len(tasks)} tasks; results in {folder}")
+    try:
+        score_units(scoring, mine)
+    finally:
+        print("\n" + table(suite, tasks, read_results(folder, suite.name)), flush=True)
 
-    publisher = scoring.publisher()
-    reader, features = _Reader(config), FeatureReader(scoring.compute)
+
+@dataclass(frozen=True)
+class Unit:
+    """One score to compute."""
+
+    task: Task
+    subject: Candidate
+    seed: int
+
+
+def score_units(scoring: Scoring, units: Sequence[Unit], is_published: bool = True) -> list[Result]:
+    """Compute those of the scores that are not there, and return all; a line in the log for each.
+
+    Unless `is_published` is False, they are brought to MLflow.
+
+    Raises
+    ------
+    IncompleteError
+        If some could not be computed; the others are there.
+    """
+    folder, metric, results = scoring.folder, scoring.suite.metric, list[Result]()
+    publisher, reader, features = scoring.publisher(), _Reader(scoring.config), FeatureReader(scoring.compute)
     failures: dict[str, list[str]] = {}  # what was failed, by the reason
-    for number, (task, who, seed) in enumerate(mine, start=1):
-        experiment = scoring.experiment(task, who, seed)
+    for number, unit in enumerate(units, start=1):
+        experiment = scoring.experiment(unit.task, unit.subject, unit.seed)
         try:
-            data = reader.read(task)
+            data = reader.read(unit.task)
             result, is_new = find_or_compute(experiment, data, experiment.folder(folder), features=features)
         except CmgemsError as error:
             problem = str(error)
@@ -63,43 +86,46 @@ def benchmark(config: BenchmarkConfig) -> None:
             traceback.print_exc()
             problem = f"{type(error).__name__}: {summarize_error(error)}"
         else:
-            publisher.publish(result)
+            if is_published:
+                publisher.publish(result)
+            results.append(result)
             took = f"{result.seconds / 60:.1f} min" if is_new else "there already"
             marked = ", resplit" if result.resplit else ""
-            shown = f"{suite.metric} {result.score:.4f} ({took}{marked})"
-            logger.info(f"[{number}/{len(mine)}] {experiment.title}: {shown}")
+            shown = f"{metric} {result.score:.4f} ({took}{marked})"
+            logger.info(f"[{number}/{len(units)}] {experiment.title}: {shown}")
             continue
         failures.setdefault(problem, []).append(experiment.title)
-        logger.error(f"[{number}/{len(mine)}] {experiment.title} failed: {problem}")
-    publisher.finish()
-    print("\n" + table(suite, tasks, read_results(folder, suite.name)), flush=True)
+        logger.error(f"[{number}/{len(units)}] {experiment.title} failed: {problem}")
+    if is_published:
+        publisher.finish()
     if failures:
         lines = [f"{problem}\n    {'; '.join(titles)}" for problem, titles in failures.items()]
         count = sum(map(len, failures.values()))
-        raise IncompleteError(f"{count} of {len(mine)} failed:\n  " + "\n  ".join(lines))
+        raise IncompleteError(f"{count} of {len(units)} failed:\n  " + "\n  ".join(lines))
+    return results
 
 
-def _baselines(subject: Candidate) -> Iterator[Candidate]:
+def _baselines(subject: Candidate, kmers: list[int]) -> Iterator[Candidate]:
     """Yield what the model has to beat, as far as there is it."""
     start = untrained_start(subject)
     if start is not None:
         yield start
     yield random_weights(subject.source)
-    yield kmer_regression(subject.source)
+    yield from (kmer_regression(subject.source, k) for k in kmers)
 
 
 def _units(subjects: list[Candidate], config: BenchmarkConfig) -> Iterator[tuple[Candidate, int]]:
     """Subjects and seeds of a task; a regression has no use for several seeds, unless these are bootstraps."""
     for subject in subjects:
         has_seeds = config.probe or subject.kind != "k-mer regression"
-        for seed in range(FIRST_SEED, FIRST_SEED + (config.seeds if has_seeds else 1)):
+        for seed in range(config.first_seed, config.first_seed + (config.seeds if has_seeds else 1)):
             yield subject, seed
 
 
 class _Reader:
     """Reads the data of tasks, one at a time: the seeds of a task follow one another."""
 
-    def __init__(self, config: BenchmarkConfig) -> None:
+    def __init__(self, config: ScoringConfig) -> None:
         self._config = config
         self._last: TaskData | None = None
 

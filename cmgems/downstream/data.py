@@ -88,7 +88,7 @@ def read_task(task: Task, data: str | Path, resplit: bool = False, seed: int = 4
     resplit
         If the training split is absent, divide the validation split in two instead of raising an error.
     seed
-        Seed of that division.
+        Seed of that division, and of the draw of a task's `train_rows`.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def read_task(task: Task, data: str | Path, resplit: bool = False, seed: int = 4
     if test is None:
         raise UserError(f"{place}: task {task.name} has no test split here ({_tried(task, 'test')})")
     if train is not None:
-        return TaskData(task, train, _require_dev(task, dev, place), test)
+        return TaskData(task, _draw_rows(train, task.train_rows, seed), _require_dev(task, dev, place), test)
     missing = f"{place}: task {task.name} has no train split here ({_tried(task, 'train')})"
     if dev is None:
         raise UserError(missing)
@@ -108,7 +108,13 @@ def read_task(task: Task, data: str | Path, resplit: bool = False, seed: int = 4
         raise UserError(
             f"{missing}; --resplit divides its dev split instead, for scores that compare with none published"
         )
-    return TaskData(task, *divide(dev, RESPLIT_TRAIN_SHARE, seed), test, resplit=True)
+    train, dev = divide(dev, RESPLIT_TRAIN_SHARE, seed)
+    return TaskData(task, _draw_rows(train, task.train_rows, seed), dev, test, resplit=True)
+
+
+def _draw_rows(train: Split, rows: int | None, seed: int) -> Split:
+    """Return about so many rows of a split, as large a share of each class; all of a split that has no more."""
+    return train if rows is None or len(train) <= rows else divide(train, rows / len(train), seed)[0]
 
 
 def divide(split: Split, share: float, seed: int) -> tuple[Split, Split]:
@@ -135,7 +141,7 @@ def divide(split: Split, share: float, seed: int) -> tuple[Split, Split]:
 def _select(split: Split, chosen: npt.NDArray[np.int64]) -> Split:
     sequences = [split.sequences[row] for row in chosen.tolist()]
     ambiguous = [split.ambiguous[row] for row in chosen.tolist()]
-    return Split(f"{split.source} (resplit)", sequences, split.labels[chosen], ambiguous)
+    return Split(f"{split.source} (part)", sequences, split.labels[chosen], ambiguous)
 
 
 def _find_splits(task: Task, data: str) -> tuple[str, Callable[[str], Split | None]]:

@@ -24,7 +24,7 @@ from cmgems.downstream.pooling import MeanPooledClassifier
 from cmgems.downstream.probing import PENALTIES, probe
 from cmgems.downstream.probing import PROCEDURE as PROBE_PROCEDURE
 from cmgems.downstream.protocols import PROBE, Protocol
-from cmgems.downstream.regression import K, regression
+from cmgems.downstream.regression import regression
 from cmgems.downstream.results import (
     RESULT,
     Choice,
@@ -77,7 +77,7 @@ class Experiment:
         if is_probe or len(recipe.learning_rates) > 1:
             identity |= {"chosen by": self.suite.metric}
         if self.subject.kind == "k-mer regression":
-            return identity | {"model": f"{K}-mers"}
+            return identity | {"model": f"{self.subject.k}-mers"}
         if not is_probe:
             identity |= {"recipe": json.dumps(recipe.described(), sort_keys=True)}
         return identity | {
@@ -188,7 +188,7 @@ def run(
         if experiment.protocol is PROBE:
             scored = _probe(experiment, data, features or FeatureReader(experiment.compute))
         elif experiment.subject.kind == "k-mer regression":
-            scored = _run_regression(data)
+            scored = _run_regression(data, experiment.subject)
         else:
             scored = _fine_tune(experiment, data, partial, keep_model)
         result = _result(experiment, data, scored)
@@ -199,16 +199,18 @@ def run(
     return result
 
 
-def _run_regression(data: TaskData) -> _Scored:
+def _run_regression(data: TaskData, subject: Candidate) -> _Scored:
     began = time.monotonic()
-    test = regression(data.train, data.test, len(data.task.classes))
+    assert subject.k is not None
+    test = regression(data.train, data.test, len(data.task.classes), subject.k)
     return _Scored(test, None, time.monotonic() - began)
 
 
 def _probe(experiment: Experiment, data: TaskData, reader: FeatureReader) -> _Scored:
     began, subject = time.monotonic(), experiment.subject
     if subject.kind == "k-mer regression":
-        features = reader.of_kmers(data)
+        assert subject.k is not None
+        features = reader.of_kmers(data, subject.k)
     else:
         features = reader.of_model(subject.source, data, experiment.seed, experiment.title)
     found = probe(features.splits, data, experiment.suite.metric, experiment.seed)

@@ -47,9 +47,9 @@ class FeatureReader:
         key = (source, seed if source.random_weights else None)
         return self._read(key, data, lambda: model_features(source, data, self._machine, seed, title))
 
-    def of_kmers(self, data: TaskData) -> Features:
+    def of_kmers(self, data: TaskData, k: int) -> Features:
         """Return the shares of the k-mers."""
-        return self._read("k-mers", data, lambda: kmer_features(data))
+        return self._read(f"{k}-mers", data, lambda: kmer_features(data, k))
 
     def _read(self, key: Any, data: TaskData, compute: Callable[[], Features]) -> Features:
         if self._last is None or self._of is None or self._of[0] != key or self._of[1] is not data:
@@ -58,9 +58,9 @@ class FeatureReader:
         return self._last
 
 
-def kmer_features(data: TaskData) -> Features:
+def kmer_features(data: TaskData, k: int) -> Features:
     """Return the shares of the k-mers in all rows of a task."""
-    return Features({name: kmer_shares(split.sequences) for name, split in data.splits.items()}, 0, {})
+    return Features({name: kmer_shares(split.sequences, k) for name, split in data.splits.items()}, 0, {})
 
 
 def model_features(source: Source, data: TaskData, machine: ComputeConfig, seed: int, title: str) -> Features:

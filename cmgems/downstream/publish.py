@@ -54,6 +54,9 @@ _METRICS_AT_ONCE = 1000  # MLflow takes no more
 
 _SUFFIXES = {"model": "", "random weights": "_random", "k-mer regression": "_kmers"}
 
+_FOUR_MERS = "4-mer-regression"
+"""Subject whose metrics are the `_kmers`; those of other k have it in their names."""
+
 
 @dataclass
 class Publisher:
@@ -263,7 +266,9 @@ def suite_metrics(suite: Suite, results: Sequence[Result]) -> dict[tuple[str, in
     for subject in sorted({r.subject for r in results}):
         own = [r for r in results if r.subject == subject]
         alone = sum(step == (own[0].step or 0) for _, step in models) == 1
-        suffix = _SUFFIXES[own[0].kind] if alone or own[0].kind != "model" else f"_{subject}"
+        suffix = _SUFFIXES[own[0].kind]
+        if (own[0].kind == "model" and not alone) or (own[0].kind == "k-mer regression" and subject != _FOUR_MERS):
+            suffix = f"_{subject}"
         scores = _named_scores(suite, own, groups, suffix)
         for step in steps.get(subject) or sorted(step for _, step in models):
             metrics |= {(name, step): value for name, value in scores.items()}

@@ -13,20 +13,17 @@ from cmgems.downstream.data import Split
 from cmgems.downstream.scores import Predictions
 from cmgems.errors import UserError
 
-K = 4
-"""Length of the k-mers, in nucleotides: 256 of them."""
-
 _ITERATIONS = 5000
 
 
-def kmer_shares(sequences: Sequence[str], k: int = K) -> npt.NDArray[np.float64]:
+def kmer_shares(sequences: Sequence[str], k: int) -> npt.NDArray[np.float64]:
     """Return the shares [rows, 4**k] of the k-mers in each sequence; k-mers with an N do not count."""
     counts = np.stack([count_kmers([sequence], k) for sequence in sequences]).astype(np.float64)
     return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
 
 
-def regression(train: Split, test: Split, classes: int) -> Predictions:
-    """Fit on all of `train` and score `test`. Nothing in it is random.
+def regression(train: Split, test: Split, classes: int, k: int) -> Predictions:
+    """Fit on the shares of the k-mers in all of `train` and score `test`. Nothing in it is random.
 
     Raises
     ------
@@ -36,7 +33,7 @@ def regression(train: Split, test: Split, classes: int) -> Predictions:
     if len(np.unique(train.labels)) == 1:
         raise UserError(f"{train.source}: all rows have the same label: nothing can be learned from them")
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_ITERATIONS))
-    pipeline.fit(kmer_shares(train.sequences), train.labels)
+    pipeline.fit(kmer_shares(train.sequences, k), train.labels)
     shares = np.zeros((len(test), classes))
-    shares[:, pipeline.classes_] = pipeline.predict_proba(kmer_shares(test.sequences))
+    shares[:, pipeline.classes_] = pipeline.predict_proba(kmer_shares(test.sequences, k))
     return Predictions(test.labels, shares)

@@ -72,10 +72,14 @@ class BenchmarkConfig(ScoringConfig):
     tasks: list[str] = Field(default_factory=list)
     """Names of the tasks, separated by commas; empty: all of the suite."""
     seeds: int = Field(default=3, ge=1)
-    """Number of seeds: 42, 43 and so on."""
+    """Number of seeds."""
+    first_seed: int = Field(default=42, ge=0, lt=2**31)
+    """The first of the seeds, which are consecutive numbers."""
     baselines: bool = True
     """Score the same architecture with random weights, the run's untrained model if it was exported (step 0), and a
     regression on k-mers, too."""
+    kmers: list[Annotated[int, Field(ge=2, le=8)]] = Field(default_factory=lambda: [4])
+    """Lengths of the k-mers that the baselines count, each a regression of its own."""
     probe: bool = False
     """Fit a logistic regression to the frozen model's features instead of fine-tuning it. Results are kept apart."""
     shard: str = "1/1"

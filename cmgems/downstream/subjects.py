@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmgems.downstream.classifier import Source
-from cmgems.downstream.regression import K
 from cmgems.downstream.results import Kind
 from cmgems.downstream.settings import ScoringConfig
 from cmgems.tracking.journal import find_place
@@ -25,6 +24,8 @@ class Candidate:
     """The model; of a baseline the model that it is the baseline of."""
     step: int | None = None
     """Optimizer steps that the model was pretrained for, if known."""
+    k: int | None = None
+    """Length of the k-mers of a regression."""
 
 
 def random_weights(source: Source) -> Candidate:
@@ -46,9 +47,9 @@ def untrained_start(subject: Candidate) -> Candidate | None:
     return Candidate("model", UNTRAINED, replace(subject.source, model=str(_shorter(start))), step=0)
 
 
-def kmer_regression(source: Source) -> Candidate:
-    """Return the baseline that is no neural network."""
-    return Candidate("k-mer regression", f"{K}-mer-regression", source)
+def kmer_regression(source: Source, k: int) -> Candidate:
+    """Return the baseline that is no neural network: a regression on k-mers of a length."""
+    return Candidate("k-mer regression", f"{k}-mer-regression", source, k=k)
 
 
 def run_folder(config: ScoringConfig) -> Path:

@@ -111,6 +111,8 @@ class Task(Settings):
     """Folder of the task's files, below the folder of all data (`.`: that one itself); empty: the task's name."""
     files: Files = Files()
     """Files in the folder."""
+    train_rows: int | None = Field(default=None, ge=1)
+    """Rows of the training split that are used, about: as large a share of each class, drawn once; empty: all."""
     configuration: str | None = None
     """Configuration that the task is in a dataset on the Hugging Face hub."""
     recipe: Recipe

@@ -27,8 +27,14 @@ def stop_on_signals() -> None:
     """Make the signals end the program by an exception, so that whatever is open gets closed."""
     for number in SIGNALS:
         signal.signal(number, _stop)
-    if started_by_torchrun() and sys.platform == "linux":
+    if started_by_torchrun():
         # A launcher that dies, as of SIGUSR1, leaves its processes running, which would keep their GPUs for ever.
+        end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Make the kernel send this process SIGTERM when the one that started it ends, in whatever way; on Linux only."""
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

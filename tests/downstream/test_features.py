@@ -117,7 +117,7 @@ def test_hidden_states_that_are_not_finite_are_an_error(code, make_task):
 
 def test_k_mers_have_their_shares(data):
     found = FeatureReader(ComputeConfig()).of_kmers(data)
-    assert found.splits["dev"].tolist() == kmer_shares(data.dev.sequences).tolist()
+    assert found.splits["dev"].tolist() == kmer_shares(data.dev.sequences, 4).tolist()
 
 
 def test_they_are_computed_once_for_all_seeds_of_a_model_and_for_each_of_random_weights(source, data, monkeypatch):

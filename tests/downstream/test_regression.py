@@ -35,7 +35,7 @@ def test_a_sequence_without_any_k_mer_has_no_shares():
 def test_it_tells_apart_what_the_k_mers_tell_apart():
     train = split(rich_in("AT", 30, 1), rich_in("CG", 30, 2), rich_in("AC", 30, 3))
     test = split(rich_in("AT", 10, 4), rich_in("CG", 10, 5), rich_in("AC", 10, 6))
-    predictions = regression(train, test, classes=3)
+    predictions = regression(train, test, classes=3, k=4)
     assert score(predictions)["mcc"] == 1
     assert predictions.labels.tolist() == test.labels.tolist()
     assert predictions.probabilities.sum(axis=1) == pytest.approx(1)
@@ -44,7 +44,7 @@ def test_it_tells_apart_what_the_k_mers_tell_apart():
 def test_a_class_without_training_rows_has_a_column_of_zeros():
     train = split(rich_in("AT", 20, 1), [], rich_in("CG", 20, 2))
     test = split(rich_in("AT", 5, 3), rich_in("AC", 5, 4), rich_in("CG", 5, 5))
-    found = regression(train, test, classes=3)
+    found = regression(train, test, classes=3, k=4)
     assert found.probabilities.shape == (15, 3)
     assert found.probabilities[:, 1].tolist() == [0.0] * 15
     assert set(found.predicted[:5]) == {0}

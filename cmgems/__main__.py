@@ -1,0 +1,5 @@
+"""`python -m cmgems`: the command `cmgems`."""
+
+from cmgems.cli import main
+
+main()

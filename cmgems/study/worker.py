@@ -1,0 +1,278 @@
+"""One process that works on a study: it takes one arm and seed after another that no other process has."""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+from filelock import FileLock, Timeout
+
+from cmgems.config.schema import PretrainConfig, flatten
+from cmgems.downstream.benchmark import Unit, score_units
+from cmgems.downstream.results import PREDICTIONS, Result, result_folder
+from cmgems.downstream.setup import Scoring, open_scoring
+from cmgems.downstream.subjects import Candidate, kmer_regression, random_weights
+from cmgems.downstream.tasks import load_suite
+from cmgems.errors import CmgemsError, UserError
+from cmgems.model.bert import build_model
+from cmgems.study.gaps import GapScorer
+from cmgems.study.machine import describe_machine
+from cmgems.study.pretraining import pretrain, read_pretraining
+from cmgems.study.records import Entry, Record, pack_rows, read_record, write_record
+from cmgems.study.settings import Arm, Study
+from cmgems.study.tracking import StudyRun
+from cmgems.training.setup import TrainingData, open_data
+from cmgems.training.weights import export_model
+
+logger = logging.getLogger(__name__)
+
+_LIBRARIES = ("cmgems", "torch", "transformers", "accelerate", "scikit-learn", "numpy")
+
+_NOT_NUMBERS = ("name", "seed", "output", "resume", "allow_changed", "checkpoint", "tracking", "launch")
+"""Groups of settings that do not change what comes out."""
+
+_NOT_OF_SCORES = {"title", "data", "at"}
+"""Settings of a score that do not change what comes out."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An arm and a seed."""
+
+    arm: Arm
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its files."""
+        return f"{self.arm.name}-{self.seed}"
+
+
+def cells(study: Study, chosen: Iterable[str] = ()) -> list[Cell]:
+    """Return the arms and seeds of a study, the first seeds of all arms first; `chosen` names some of them.
+
+    Raises
+    ------
+    UserError
+        If one is named that does not exist.
+    """
+    most = max(arm.seeds for arm in study.arms)
+    every = [Cell(arm, seed) for seed in range(1, most + 1) for arm in study.arms if seed <= arm.seeds]
+    chosen = list(chosen)
+    unknown = set(chosen) - {name for cell in every for name in (cell.name, cell.arm.name)}
+    if unknown:
+        names = ", ".join(arm.name for arm in study.arms)
+        raise UserError(f"cells: no {', '.join(sorted(unknown))}; arms: {names}, each also as ARM-SEED")
+    return [cell for cell in every if not chosen or cell.name in chosen or cell.arm.name in chosen]
+
+
+def record_path(study: Study, cell: Cell) -> Path:
+    """Return the file of a cell's results."""
+    return study.results / f"{cell.name}.json"
+
+
+def open_record(study: Study, cell: Cell) -> Record:
+    """Return what there is of a cell.
+
+    Raises
+    ------
+    UserError
+        If it was computed with other settings than the study has now.
+    """
+    path, settings = record_path(study, cell), _settings(study.configs[cell.arm.name])
+    scoring = {name: _scoring(study, name) for name in study.config.scores}
+    record = read_record(path)
+    if record is None:
+        return Record(study=study.config.name, arm=cell.arm.name, seed=cell.seed, settings=settings, scoring=scoring)
+    changed = [
+        f"{name}: {record.settings.get(name)} there, {settings.get(name)} in the study"
+        for name in sorted(record.settings.keys() | settings.keys())
+        if record.settings.get(name) != settings.get(name)
+    ]
+    changed += [
+        f"scores.{name}: another suite, other tasks or another protocol"
+        for name, own in scoring.items()
+        if name in record.scores and record.scoring.get(name) != own
+    ]
+    if changed:
+        raise UserError(
+            f"{path} was computed with other settings; remove it, or restore the study:\n  " + "\n  ".join(changed)
+        )
+    record.scoring = scoring
+    return record
+
+
+def missing_parts(study: Study, cell: Cell, record: Record) -> list[str]:
+    """Return the parts that a record lacks, in the order of their computation: `pretraining`, `bits@STEP`,
+    `SCORE@STEP`."""
+    arm, bits = cell.arm, study.config.bits
+    parts = ["pretraining"] if arm.model == "pretrained" and record.pretraining is None else []
+    if bits is not None and not arm.model.endswith("-mers"):
+        parts += [f"bits@{step}" for step in study.steps(bits.at, arm) if step not in record.bits]
+    for name, score in study.config.scores.items():
+        steps = study.steps(score.at, arm)
+        parts += [f"{name}@{step}" for step in steps if step not in record.scores.get(name, {})]
+    return parts
+
+
+def _settings(config: PretrainConfig) -> dict[str, object]:
+    """Return the settings that determine a run's numbers."""
+    return {name: value for name, value in flatten(config).items() if name.split(".")[0] not in _NOT_NUMBERS}
+
+
+def _scoring(study: Study, name: str) -> str:
+    """Return a fingerprint of how a score is computed."""
+    score = study.config.scores[name]
+    tasks = load_suite(study.beside(score.suite)).choose(score.tasks)
+    described = [score.model_dump(mode="json", exclude=_NOT_OF_SCORES), [t.model_dump(mode="json") for t in tasks]]
+    return sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass
+class Worker:
+    """What a process needs for one arm and seed after another."""
+
+    study: Study
+    run: StudyRun
+    on_part: Callable[[Cell, str], None]
+    """Called after each part that has been computed."""
+    _scorers: dict[str, GapScorer] = field(default_factory=dict)
+
+    def work(self, chosen: Iterable[Cell]) -> dict[str, str]:
+        """Compute what is missing of the cells, but for those that other processes have; return what failed, by name,
+        with the reason."""
+        failures = {}
+        for cell in chosen:
+            lock = FileLock(self.study.work / f".{cell.name}.lock")
+            try:
+                with lock.acquire(blocking=False):
+                    self._complete(cell)
+            except Timeout:
+                continue
+            except CmgemsError as error:
+                failures[cell.name] = str(error)
+                logger.error(f"{cell.name} failed: {error}")
+        return failures
+
+    def _complete(self, cell: Cell) -> None:
+        record = open_record(self.study, cell)
+        for part in missing_parts(self.study, cell, record):
+            began = time.monotonic()
+            what, _, step = part.partition("@")
+            if what == "pretraining":
+                self._pretrain(cell, record)
+            elif what == "bits":
+                self._score_bits(cell, record, int(step))
+            else:
+                self._score(cell, record, what, int(step))
+            record.seconds[what] = round(record.seconds.get(what, 0.0) + time.monotonic() - began, 1)
+            record.machine = describe_machine()
+            record.versions = {name: version(name) for name in _LIBRARIES}
+            write_record(record_path(self.study, cell), record)
+            self.on_part(cell, part)
+        self.run.publish(cell.name, record)
+
+    def _config(self, cell: Cell) -> PretrainConfig:
+        config = self.study.configs[cell.arm.name]
+        milestones = sorted({*config.checkpoint.milestones, *self.study.scored_steps(cell.arm)})
+        return config.model_copy(
+            update={
+                "name": f"{config.name}-{cell.seed}",
+                "seed": cell.seed,
+                "output": self._folder(cell),
+                "resume": "auto",
+                "checkpoint": config.checkpoint.model_copy(update={"milestones": milestones}),
+            }
+        )
+
+    def _folder(self, cell: Cell) -> Path:
+        return self.study.work / cell.name
+
+    def _pretrain(self, cell: Cell, record: Record) -> None:
+        config, folder = self._config(cell), self._folder(cell)
+        data = self._data(cell)
+        window_tokens = data.corpus.manifest["splits"]["train"]["tokens"] / len(data.corpus.train)
+        found = read_pretraining(folder, config, window_tokens)
+        if found is None:
+            pretrain(config, self.study.config.launch, folder)
+            found = read_pretraining(folder, config, window_tokens)
+        if found is None:
+            raise CmgemsError(f"the run in {folder} has ended, and has not logged its last evaluation")
+        record.pretraining, record.fingerprints = found, data.fingerprints
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of no more use, and the largest part by far
+
+    def _score_bits(self, cell: Cell, record: Record, step: int) -> None:
+        assert self.study.config.bits is not None
+        scorer = self._scorer(cell)
+        record.bits[step] = {**scorer.score(self._model(cell, step)), **scorer.baselines}
+        record.fingerprints = self._data(cell).fingerprints
+
+    def _score(self, cell: Cell, record: Record, name: str, step: int) -> None:
+        config = self.study.benchmark(name, str(self._model(cell, step)), cell.seed, self._folder(cell))
+        scoring = open_scoring(config, config.tasks)
+        subject = _subject(cell.arm, scoring)
+        results = score_units(scoring, [Unit(task, subject, cell.seed) for task in scoring.tasks], is_published=False)
+        is_last = step == max(self.study.steps([1.0], cell.arm))
+        record.scores.setdefault(name, {})[step] = {
+            result.task: _entry(result, scoring.folder if is_last else None) for result in results
+        }
+
+    def _model(self, cell: Cell, step: int) -> Path:
+        """Return the folder of a model; made, or pretrained again, where it is not there."""
+        folder = self._folder(cell) / "models" / f"step-{step:08d}"
+        if not folder.is_dir():
+            config = self._config(cell)
+            if cell.arm.model == "pretrained":
+                pretrain(config, self.study.config.launch, self._folder(cell))
+            else:
+                accelerator, k = Accelerator(), self._data(cell).corpus.k
+                model = build_model(config.model, k, config.seed, accelerator.device)
+                export_model(accelerator, model, k, folder)
+        return folder
+
+    def _data(self, cell: Cell) -> TrainingData:
+        return open_data(self.study.configs[cell.arm.name])
+
+    def _scorer(self, cell: Cell) -> GapScorer:
+        """Return the scorer of a cell's corpus and architecture; its baselines are costly."""
+        assert self.study.config.bits is not None
+        recipe = self.study.configs[cell.arm.name]
+        key = json.dumps([recipe.corpus.model_dump(mode="json"), recipe.model.model_dump(mode="json")])
+        if key not in self._scorers:
+            self._scorers[key] = GapScorer(self.study.config.bits, recipe, self._data(cell))
+        return self._scorers[key]
+
+
+def _subject(arm: Arm, scoring: Scoring) -> Candidate:
+    """Return what is scored of an arm."""
+    if arm.model == "random-weights":
+        return random_weights(scoring.model.source)
+    if arm.model.endswith("-mers"):
+        return kmer_regression(scoring.model.source, int(arm.model.removesuffix("-mers")))
+    return scoring.model
+
+
+def _entry(result: Result, run: Path | None) -> Entry:
+    """Return a record's entry of a result; with the predictions that are in the folder `run`, unless None."""
+    outcomes = None
+    if run is not None:
+        folder = result_folder(run, result.suite, result.subject, result.task, result.seed)
+        rows = np.loadtxt(folder / PREDICTIONS, delimiter=",", skiprows=1, usecols=(1, 2), dtype=np.int64, ndmin=2)
+        outcomes = pack_rows(rows[:, 0] * len(result.classes) + rows[:, 1])
+    return Entry(
+        metric=result.metric,
+        value=result.score,
+        dev=result.dev_metrics.get(result.metric),
+        choice=result.choice.value if result.choice else None,
+        classes=len(result.classes),
+        rows=result.rows,
+        seconds=round(result.seconds, 2),
+        outcomes=outcomes,
+    )
