@@ -158,12 +158,13 @@ class Benchmark(BenchmarkConfig):
 
 
 class Report(Settings):
-    """Put the downstream scores of runs side by side and beside the published ones: a page, report.html."""
+    """Put the downstream scores of runs side by side and beside the published ones: a page, report.html. Or write the
+    page of a study."""
 
     folders: CliPositionalArg[list[Path]] = Field(min_length=1)
-    """Folders of pretraining runs, or of others that `cmgems benchmark` has written to."""
+    """Folders of pretraining runs, or of others that `cmgems benchmark` has written to; or the folder of a study."""
     output: Path | None = None
-    """Folder that gets the page and its pictures; empty: `report` in the first run's folder."""
+    """Folder that gets the page and its pictures; empty: `report` in the first of the folders."""
 
     def cli_cmd(self) -> None:
         """Write the page, and make it an artifact of all the runs in MLflow."""
@@ -171,9 +172,24 @@ class Report(Settings):
         from cmgems.report.page import report_files, write_report
 
         output = self.output or self.folders[0] / "report"
+        if (self.folders[0] / "study.yaml").is_file():
+            self._report_study(output)
+            return
         print(write_report(self.folders, output))
         for folder in self.folders:
             publish_report(folder, report_files(output))
+
+    def _report_study(self, output: Path) -> None:
+        from cmgems.report.page import report_files
+        from cmgems.report.study import write_study_report
+        from cmgems.study.settings import load_study
+        from cmgems.study.tracking import publish_study_report
+
+        if len(self.folders) > 1:
+            raise UserError(f"{self.folders[0]} is a study, which has a page of its own: give its folder alone")
+        study = load_study(self.folders[0])
+        print(write_study_report(study, output))
+        publish_study_report(study, report_files(output))
 
 
 class RunStudy(Settings):

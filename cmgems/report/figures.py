@@ -19,9 +19,9 @@ from cmgems.report.tables import column_name, families_of, group_title, metric_n
 
 _PIXELS_PER_INCH = 96
 _SHARPNESS = 2  # pixels of the file for each that is shown
-_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]  # Okabe and Ito, told apart
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]  # Okabe and Ito, told apart
 _BASELINE = "#777777"
-_STYLE = {
+STYLE = {
     "text.parse_math": False,  # names may have a dollar sign
     "font.size": 9,
     "axes.spines.top": False,
@@ -57,7 +57,7 @@ def differences(comparison: Comparison) -> Picture | None:
         return None
     kept = np.flatnonzero(np.any([np.isfinite(panel.values).any(axis=1) for panel in panels], axis=0))
     models = len(comparison.models)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         longest = max(len(column_name(model)) for model in comparison.models)
         size = (2.3 + len(panels) * max(0.9 + 0.55 * models, 1.9), 0.75 + 0.075 * longest + 0.25 * len(kept))
         figure = Figure(figsize=(max(size[0], 5.5), size[1]), layout="constrained")
@@ -77,7 +77,7 @@ def differences(comparison: Comparison) -> Picture | None:
             f"Differences in {metric_name(comparison)}, means over seeds, task by task. Blue: the model is better; "
             "red: worse. " + " ".join(panel.caption for panel in panels)
         )
-        return _picture(f"{comparison.suite}_differences", caption, figure)
+        return picture(f"{comparison.suite}_differences", caption, figure)
 
 
 def efficiency(comparison: Comparison) -> Picture | None:
@@ -94,7 +94,7 @@ def efficiency(comparison: Comparison) -> Picture | None:
             panels.append((f"{title}mean over {len(common)} of {len(tasks)} tasks", common))
     if not panels:
         return None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.9 * len(panels), 3.9), layout="constrained")
         for axes, (title, tasks) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _draw_efficiency(axes, comparison, tasks)
@@ -105,7 +105,7 @@ def efficiency(comparison: Comparison) -> Picture | None:
             "Mean over the tasks that all models have, against steps of pretraining; bars are standard deviations over "
             "seeds." + published * (comparison.published is not None)
         )
-        return _picture(f"{comparison.suite}_steps", caption, figure)
+        return picture(f"{comparison.suite}_steps", caption, figure)
 
 
 def few_shot(comparison: Comparison) -> Picture | None:
@@ -120,7 +120,7 @@ def few_shot(comparison: Comparison) -> Picture | None:
         return None
     columns = min(3, len(families))
     rows = -(-len(families) // columns)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(max(3.6 * columns, 5.5), 3.0 * rows + 0.6), layout="constrained")
         all_axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, (family, tasks) in zip(all_axes, families.items(), strict=False):
@@ -130,7 +130,7 @@ def few_shot(comparison: Comparison) -> Picture | None:
             axes.set_axis_off()
         _legend_below(figure)
         caption = "Score against training sequences of each class; bars are standard deviations over seeds."
-        return _picture(f"{comparison.suite}_shots", caption, figure)
+        return picture(f"{comparison.suite}_shots", caption, figure)
 
 
 def perplexities(runs: Sequence[Run]) -> Picture | None:
@@ -139,7 +139,7 @@ def perplexities(runs: Sequence[Run]) -> Picture | None:
     names = [name for name in measured if name != "stage"] or list(measured)
     if not names:
         return None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(max(3.6 * len(names), 5.5), 3.7), layout="constrained")
         for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
             _draw_perplexities(axes, runs, name)
@@ -151,7 +151,7 @@ def perplexities(runs: Sequence[Run]) -> Picture | None:
             "Validation perplexity (lower is better) on the same masked tokens at every evaluation. Dashed: a run goes "
             "on to its next stage. Dotted: k-mer frequencies alone. Only runs on the same corpus compare."
         )
-        return _picture("perplexity", caption, figure)
+        return picture("perplexity", caption, figure)
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def _draw_scores(axes: Any, points: Sequence[tuple[float | None, Score | None]],
 
 
 def _draw_perplexities(axes: Any, runs: Sequence[Run], masking: str) -> None:
-    for run, colour in zip(runs, cycle(_COLOURS), strict=False):
+    for run, colour in zip(runs, cycle(COLOURS), strict=False):
         points = run.perplexities.get(masking)
         if not points:
             continue
@@ -280,7 +280,7 @@ def _plain_numbers(axes: Any) -> None:
 def _colours(comparison: Comparison) -> dict[str, str]:
     """Colour of each run."""
     runs = dict.fromkeys(run for column in comparison.columns for run in column.runs)
-    return dict(zip(runs, cycle(_COLOURS), strict=False))
+    return dict(zip(runs, cycle(COLOURS), strict=False))
 
 
 def _baseline_colour(baseline: Column, colours: dict[str, str]) -> str:
@@ -300,7 +300,8 @@ def _legend_below(figure: Any) -> None:
         figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 
 
-def _picture(name: str, caption: str, figure: Any) -> Picture:
+def picture(name: str, caption: str, figure: Any) -> Picture:
+    """Return a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_SHARPNESS * _PIXELS_PER_INCH)
     return Picture(name, caption, buffer.getvalue(), width=int(figure.get_size_inches()[0] * _PIXELS_PER_INCH))

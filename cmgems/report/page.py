@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -38,17 +39,13 @@ class Section:
 def write_report(runs: list[Path], output: Path) -> Path:
     """Write the page on the downstream results of `runs` into the folder `output`, and return its path.
 
-    Each file is written beside its place and renamed, the page last. Pictures of an earlier report in the folder
-    (`report_*.png`) that this one does not have are removed; all else that is there stays. `report_files` names what
-    was written.
-
     Parameters
     ----------
     runs
         Folders of pretraining runs, or of others that have results below `downstream/`. They are only read, also while
         a run is not finished.
     output
-        Folder to write into; it is made if need be.
+        Folder to write into, as `write_page` does.
 
     Raises
     ------
@@ -58,8 +55,33 @@ def write_report(runs: list[Path], output: Path) -> Path:
     if not runs:
         raise UserError("a report needs the folder of at least one run")
     read = read_runs(runs)
-    sections = _sections(read)
-    page = _render(read, sections)
+    return write_page("page.html", _sections(read), output, runs=read)
+
+
+def write_page(template: str, sections: Sequence[Section], output: Path, **values: Any) -> Path:
+    """Write a page and its pictures into the folder `output`, and return the page's path.
+
+    Each file is written beside its place and renamed, the page last. Pictures of an earlier report in the folder
+    (`report_*.png`) that this one does not have are removed; all else that is there stays. `report_files` names what
+    was written.
+
+    Parameters
+    ----------
+    template
+        Template of the page, which extends layout.html.
+    sections
+        The sections of the page.
+    output
+        Folder to write into; it is made if need be.
+    values
+        What else the template shows.
+
+    Raises
+    ------
+    UserError
+        If `output` cannot be written.
+    """
+    page = _render(template, sections, values)
     pictures = {f"report_{each.name}.png": each.png for section in sections for each in section.pictures}
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -147,7 +169,7 @@ def _about(comparison: Comparison) -> list[str]:
     return [source, comparison.protocol.about, *published]
 
 
-def _render(runs: Sequence[Run], sections: Sequence[Section]) -> str:
+def _render(template: str, sections: Sequence[Section], values: dict[str, Any]) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -156,8 +178,8 @@ def _render(runs: Sequence[Run], sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-    return environment.get_template("page.html").render(
-        runs=runs,
+    return environment.get_template(template).render(
+        **values,
         sections=sections,
         version=cmgems.__version__,
         when=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),

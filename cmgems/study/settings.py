@@ -95,8 +95,10 @@ class StudyConfig(Settings):
     """Bits per hidden base; empty: they are not scored."""
     contrasts: list[Contrast] = Field(default_factory=list)
     """Comparisons of the analysis, in the order of their importance."""
-    subsets: dict[Name, list[str]] = Field(default_factory=dict)
-    """Tasks that the primary endpoint is also computed without."""
+    subsets: dict[str, list[str]] = Field(default_factory=dict)
+    """Tasks that the primary endpoint is also computed without, by a title such as `without mouse`."""
+    reference: Name | None = None
+    """Arm whose last scores the tables along the pretraining say when the others reach; empty: none."""
     launch: list[str] = Field(default_factory=list)
     """Command that launches cmgems/pretrain.py, such as `accelerate launch --num_processes 4`; empty: one process."""
     tracking_uri: str = Field(default="sqlite:///mlflow.db", pattern=TRACKING_URI)

@@ -117,6 +117,20 @@ class StudyRun:
             return place
 
 
+def publish_study_report(study: Study, files: Sequence[Path]) -> None:
+    """Keep the files of a study's page as the artifact `report` of its run, if it has one."""
+    file = study.work / _RUN
+    if not file.is_file():
+        return
+    place = MlflowRunRef(**json.loads(file.read_text()))
+    try:
+        client = MlflowClient(tracking_uri=place.uri)
+        for path in files:
+            client.log_artifact(place.run, str(path), "report")
+    except TRACKING_ERRORS as error:
+        logger.warning(f"the page is not in MLflow: {summarize_error(error)}")
+
+
 def _parameters(record: Record) -> list[Param]:
     settings = {**record.settings, "seed": record.seed, "arm": record.arm}
     return [Param(name, str(value)) for name, value in settings.items()]
