@@ -26,6 +26,7 @@ def finetune(config: FinetuneConfig) -> None:
 
     prepare_cpu_memory()
     scoring = open_scoring(config, [config.task])
+    scoring.preflight()
     [task] = scoring.tasks
     data = read_task(task, config.data, config.resplit)
 

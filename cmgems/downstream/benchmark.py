@@ -40,6 +40,7 @@ def benchmark(config: BenchmarkConfig) -> None:
     if world_size() > 1:
         raise UserError("cmgems benchmark is one process; several share the work by --shard, each on a GPU of its own")
     scoring = open_scoring(config, config.tasks)
+    scoring.preflight()
     suite, tasks, folder = scoring.suite, scoring.tasks, scoring.folder
     logger.info(environment.report(PartialState(), "none"))
     subjects = [scoring.model, *(_baselines(scoring.model, config.kmers) if config.baselines else ())]

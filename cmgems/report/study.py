@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from cmgems.report.cells import NONE, Cell, Heading, Row, Table, mark_best, number
 from cmgems.report.figures import COLOURS, STYLE, Picture, picture
 from cmgems.report.page import Section, write_page
+from cmgems.report.tables import metric_title
 from cmgems.study.analysis import (
     INTERVAL,
     RESAMPLES,
@@ -160,7 +161,10 @@ class StudyReport:
         return rows if any(cell.text not in ("", NONE) for row in rows for cell in row.cells) else []
 
     def _primary_title(self) -> str:
-        metric = next((e.metric for own in self.endpoint.by_arm.values() for s in own.values() for e in s.values()), "")
+        metric = next(
+            (metric_title(e.metric) for own in self.endpoint.by_arm.values() for s in own.values() for e in s.values()),
+            "",
+        )
         return f"primary endpoint: mean {metric} of {len(self.endpoint.tasks)} tasks"
 
     def contrasts_table(self) -> Table:
@@ -190,7 +194,7 @@ class StudyReport:
             f"({RESAMPLES:,} resamples). Detectable: 2.8 standard errors, a difference that would be found with a "
             "probability of 80 % at a level of 5 %. Sign test: over the seeds, two-sided."
         ]
-        return Table("Comparisons in the primary endpoint, × 100.", "arms", headings, rows, notes)
+        return Table("Comparisons in the primary endpoint.", "arms", headings, rows, notes)
 
     def tasks_table(self) -> Table:
         """Means of each task and arm in the primary endpoint."""

@@ -177,8 +177,13 @@ def group_title(group: str | None) -> str:
 
 def metric_name(comparison: Comparison) -> str:
     """Name of the suite's metric for readers, with its unit."""
+    return metric_title(comparison.metric)
+
+
+def metric_title(metric: str) -> str:
+    """Name of a metric for readers, with its unit."""
     names = {"mcc": "MCC × 100", "accuracy": "accuracy in %", "f1": "F1 (mean over classes) × 100"}
-    return names.get(comparison.metric, f"{comparison.metric} × 100")
+    return names.get(metric, f"{metric} × 100")
 
 
 def _which(chosen: Sequence[TaskRow], of: Sequence[TaskRow]) -> str:

@@ -8,7 +8,8 @@ from accelerate import Accelerator
 
 from cmgems.config.schema import INITIAL_WEIGHTS, EvaluationConfig, ModelConfig, PretrainConfig
 from cmgems.data.markov import MarkovChains
-from cmgems.masking.strategies import Gaps, MaskingStrategy
+from cmgems.masking.gaps import Gaps
+from cmgems.masking.strategies import MaskingStrategy
 from cmgems.model.bert import build_model
 from cmgems.study.settings import BitsConfig
 from cmgems.training.baselines import fit_baselines, score_baselines

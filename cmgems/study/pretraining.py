@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 import cmgems
+from cmgems.config.recipes import read_mapping
 from cmgems.config.schema import PretrainConfig
 from cmgems.errors import CmgemsError, IncompleteError, Interrupted, InUseError
 from cmgems.runtime.files import atomic_file
@@ -32,7 +34,7 @@ def pretrain(config: PretrainConfig, launch: list[str], folder: Path) -> None:
     IncompleteError
         If it fails otherwise.
     """
-    recipe, log = folder.with_suffix(folder.suffix + ".yaml"), folder.with_suffix(folder.suffix + ".log")
+    recipe, log = recipe_path(folder), folder.with_name(folder.name + ".log")
     with atomic_file(recipe) as partial:
         partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     command = [*(launch or [sys.executable]), str(SCRIPT), "--config", str(recipe)]
@@ -52,6 +54,19 @@ def pretrain(config: PretrainConfig, launch: list[str], folder: Path) -> None:
         problem = next((line for line in reversed(lines) if "error:" in line), lines[-1] if lines else "")
         kind = InUseError if code == InUseError.exit_code else IncompleteError
         raise kind(f"pretraining failed (exit code {code}), see {log}: {problem}")
+
+
+def recipe_path(folder: Path) -> Path:
+    """Return the file with the recipe that a run was started with, beside its folder."""
+    return folder.with_name(folder.name + ".yaml")
+
+
+def trained_with(folder: Path) -> PretrainConfig | None:
+    """Return the recipe that a run was started with; None if it is not there, or is no recipe of this version."""
+    try:
+        return PretrainConfig.model_validate(read_mapping(recipe_path(folder), "a recipe is a mapping"))
+    except (CmgemsError, ValidationError):
+        return None
 
 
 def _python_path() -> list[str]:

@@ -119,6 +119,8 @@ class StudyConfig(Settings):
             for name in (contrast.option, contrast.against):
                 if name not in options:
                     raise ValueError(f"contrasts: no option {name}; there are {', '.join(sorted(options))}")
+        if self.reference is not None and self.reference not in options:
+            raise ValueError(f"reference: no option {self.reference}; there are {', '.join(sorted(options))}")
         for name in self.primary:
             if name not in self.scores:
                 raise ValueError(f"primary: no score {name}; there are {', '.join(self.scores) or 'none'}")

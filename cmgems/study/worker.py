@@ -24,7 +24,7 @@ from cmgems.errors import CmgemsError, UserError
 from cmgems.model.bert import build_model
 from cmgems.study.gaps import GapScorer
 from cmgems.study.machine import describe_machine
-from cmgems.study.pretraining import pretrain, read_pretraining
+from cmgems.study.pretraining import pretrain, read_pretraining, trained_with
 from cmgems.study.records import Entry, Record, pack_rows, read_record, write_record
 from cmgems.study.settings import Arm, Study
 from cmgems.study.tracking import StudyRun
@@ -200,6 +200,9 @@ class Worker:
         data = self._data(cell)
         window_tokens = data.corpus.manifest["splits"]["train"]["tokens"] / len(data.corpus.train)
         found = read_pretraining(folder, config, window_tokens)
+        trained = trained_with(folder)
+        if found is not None and (trained is None or _settings(trained) != _settings(config)):
+            raise UserError(f"{folder} is a run of other settings than the study's: remove it")
         if found is None:
             pretrain(config, self.study.config.launch, folder)
             found = read_pretraining(folder, config, window_tokens)

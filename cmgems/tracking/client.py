@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
+from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking.context.registry import resolve_tags
@@ -61,11 +62,24 @@ def place_of_run(settings: TrackingConfig, run_id: str) -> MlflowRunRef:
 
 def create_run(settings: TrackingConfig, name: str) -> str:
     """Return a new run's id. Without MLflow's notion of an active run, which calls the server when the process ends."""
-    with store_errors(settings.uri):
+    with store_errors(settings.uri), _one_at_a_time(settings.uri):
         client = mlflow.MlflowClient(tracking_uri=settings.uri)
         experiment = client.get_experiment_by_name(settings.experiment)
         experiment_id = experiment.experiment_id if experiment else _create_experiment(client, settings)
         return str(client.create_run(experiment_id, run_name=name, tags=resolve_tags()).info.run_id)
+
+
+@contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Keep out other processes: of two that open a new SQLite database at once, MLflow fails in one, as both make its
+    tables."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    database = Path(uri.removeprefix("sqlite:///")).absolute()
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(database.with_name(f".{database.name}.lock")):
+        yield
 
 
 def find_run(settings: TrackingConfig, run_ids: Sequence[str]) -> str | None:

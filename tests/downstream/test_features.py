@@ -116,7 +116,7 @@ def test_hidden_states_that_are_not_finite_are_an_error(code, make_task):
 
 
 def test_k_mers_have_their_shares(data):
-    found = FeatureReader(ComputeConfig()).of_kmers(data)
+    found = FeatureReader(ComputeConfig()).of_kmers(data, 4)
     assert found.splits["dev"].tolist() == kmer_shares(data.dev.sequences, 4).tolist()
 
 

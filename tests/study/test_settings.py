@@ -1,0 +1,74 @@
+"""Studies as data: arms, seeds, steps, errors."""
+
+import pytest
+import yaml
+
+from cmgems.errors import UserError
+from cmgems.study.settings import load_study
+from cmgems.study.worker import cells
+
+
+def change(path, **values):
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **values}, sort_keys=False))
+
+
+def test_an_arm_is_a_combination_of_one_option_of_each_axis(study_file):
+    axes = yaml.safe_load(study_file.read_text())["axes"]
+    rates = {
+        "slow": {"title": "slow", "settings": {"optimizer": {"learning_rate": 0.01}}, "seeds": 1},
+        "fast": {"title": "fast"},
+    }
+    change(study_file, axes={**axes, "rate": rates}, contrasts=[], reference=None)
+    study = load_study(study_file)
+    assert [arm.name for arm in study.arms][:4] == ["span-slow", "span-fast", "genemask-slow", "genemask-fast"]
+    assert [arm.seeds for arm in study.arms][:2] == [1, 2]
+    assert study.configs["genemask-slow"].optimizer.learning_rate == 0.01
+    assert study.configs["genemask-slow"].curriculum.stages[0].name == "genemask"
+    assert study.arm("span-fast").title == "Span, fast"
+
+
+def test_the_first_seeds_of_all_arms_come_first(study_file):
+    names = [cell.name for cell in cells(load_study(study_file))]
+    assert names == ["span-1", "genemask-1", "none-1", "random-1", "3-mers-1", "span-2", "genemask-2", "none-2"]
+
+
+def test_cells_are_chosen_by_arm_or_by_arm_and_seed(study_file):
+    assert [cell.name for cell in cells(load_study(study_file), ["none", "span-2"])] == ["none-1", "span-2", "none-2"]
+    with pytest.raises(UserError, match="cells: no spam; arms: span, genemask"):
+        cells(load_study(study_file), ["spam"])
+
+
+def test_shares_become_steps(study_file):
+    study = load_study(study_file)
+    assert study.scored_steps(study.arm("span")) == [4, 8]
+    assert study.scored_steps(study.arm("none")) == [0]
+
+
+@pytest.mark.parametrize(
+    ("change_to", "message"),
+    [
+        ({"primary": ["spam"]}, "primary: no score spam; there are probe, tuned"),
+        ({"contrasts": [{"option": "span", "against": "spam"}]}, "contrasts: no option spam"),
+        ({"reference": "spam"}, "reference: no option spam"),
+        ({"axes": {"arm": {}}}, "arm has no options"),
+        ({"spam": 1}, "spam: unknown setting"),
+        ({"recipe": "spam"}, "--config spam: no such file, nor a recipe of that name"),
+    ],
+)
+def test_what_is_wrong_is_named(study_file, change_to, message):
+    change(study_file, **change_to)
+    with pytest.raises(UserError, match=message):
+        load_study(study_file)
+
+
+def test_an_invalid_setting_of_an_arm_is_named_with_the_arm(study_file):
+    values = yaml.safe_load(study_file.read_text())
+    values["axes"]["arm"]["genemask"]["settings"]["training"] = {"stepz": 3}
+    study_file.write_text(yaml.safe_dump(values, sort_keys=False))
+    with pytest.raises(UserError, match=r"study.yaml: genemask: training.stepz: unknown setting"):
+        load_study(study_file)
+
+
+def test_a_study_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="there is no such file"):
+        load_study(tmp_path)
