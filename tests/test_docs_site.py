@@ -29,7 +29,7 @@ COMMANDS = [(page.name, " ".join(command.split())) for page in PAGES for command
 def parsed(monkeypatch):
     """Names of the commands that were parsed instead of run."""
     found = []
-    for command in (cli.Prepare, cli.Plan, cli.Benchmark, cli.Report):
+    for command in (cli.Prepare, cli.Plan, cli.Benchmark, cli.Report, cli.RunStudy):
         monkeypatch.setattr(command, "cli_cmd", lambda settings: found.append(type(settings).__name__))
     return found
 
@@ -45,6 +45,8 @@ def test_a_command_is_one_that_the_programs_take(page, command, parsed, tmp_path
         assert len(parsed) == 1
     elif "cmgems/pretrain.py" in words:
         load_config(words[words.index("cmgems/pretrain.py") + 1 :])
+    elif words[0] == "sbatch":
+        assert words[-2] == "slurm/study.sh"  # tests/study/test_slurm_study.py
     else:
         assert command in README
 

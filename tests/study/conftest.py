@@ -9,7 +9,12 @@ GENEMASK = {"curriculum": {"stages": [{"name": "genemask", "masking": [{"strateg
 
 @pytest.fixture
 def study_file(tmp_path, tiny_genome):
-    """The file of a study: two arms that are pretrained, three that are not, two seeds; a probe, fine-tuning, bits."""
+    """The file of a study, in a folder below `tmp_path`, which has its data."""
+    return write_study(tmp_path, tiny_genome)
+
+
+def write_study(tmp_path, tiny_genome):
+    """Write a study: two arms that are pretrained, three that are not, two seeds; a probe, fine-tuning, bits."""
     recipe = {
         "name": "toy",
         "corpus": {

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,9 +12,7 @@ from mlflow import MlflowClient
 
 from cmgems.cli import main
 from cmgems.study.records import read_record
-from cmgems.study.settings import load_study
-from tests.study.test_settings import change
-from tests.support.waits import wait_until
+from tests.study.conftest import write_study
 from tests.training.launching import REPOSITORY
 
 pytestmark = pytest.mark.slow
@@ -59,26 +56,26 @@ def results(study_file):
     return found
 
 
+def wait_for(condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """Results of the study by one process without an interruption; made once."""
-    return {}
+def whole(tmp_path_factory, tiny_genome):
+    """The file of a study that one process has finished without an interruption."""
+    study_file = write_study(tmp_path_factory.mktemp("whole"), tiny_genome)
+    code, output = run(study_file)
+    assert code == 0, output
+    return study_file
 
 
-def whole(study_file, finished):
-    if not finished:
-        code, output = run(study_file)
-        assert code == 0, output
-        finished.update(results(study_file))
-        assert list(finished) == CELLS
-    return finished
-
-
-def test_a_study_is_computed_once_and_is_in_mlflow(study_file, finished, tmp_path):
-    expected = whole(study_file, finished)
-    if not (study_file.parent / "results").exists():
-        pytest.fail("this test has to be the first")
-    record = read_record(study_file.parent / "results/genemask-2.json")
+def test_records_have_what_was_computed(whole):
+    found = results(whole)
+    assert list(found) == CELLS
+    record = read_record(whole.parent / "results/genemask-2.json")
     assert record.pretraining.steps == 8
     assert record.pretraining.tokens == 8 * 8 * 40
     assert sorted(record.bits) == sorted(record.scores["probe"]) == [4, 8]
@@ -86,76 +83,94 @@ def test_a_study_is_computed_once_and_is_in_mlflow(study_file, finished, tmp_pat
     assert record.scores["probe"][8]["toy/one"].rows == {"train": 24, "dev": 12, "test": 14}
     assert record.scores["probe"][4]["toy/one"].outcomes is None
     assert record.scores["probe"][8]["toy/one"].outcomes
-    assert expected["none-1"]["pretraining"] is None
+    assert found["none-1"]["pretraining"] is None
 
-    before = {path: path.stat().st_mtime_ns for path in (study_file.parent / "results").iterdir()}
-    code, output = run(study_file)
+
+def test_a_finished_study_is_left_as_it_is(whole):
+    before = {path: path.stat().st_mtime_ns for path in (whole.parent / "results").iterdir()}
+    code, output = run(whole)
     assert code == 0
     assert "8 of 8 arms and seeds are done" in output
-    assert {path: path.stat().st_mtime_ns for path in (study_file.parent / "results").iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in (whole.parent / "results").iterdir()} == before
 
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+
+def test_it_is_one_experiment_with_one_run_that_the_others_are_nested_in(whole):
+    client = MlflowClient(tracking_uri=f"sqlite:///{whole.parents[1]}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("study-toy").experiment_id])
     [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert parent.info.run_name == "toy"
+    assert parent.info.status == "FINISHED"
     nested = {run.info.run_name: run for run in runs if run is not parent}
     assert sorted(nested) == CELLS
     assert {run.data.tags["mlflow.parentRunId"] for run in nested.values()} == {parent.info.run_id}
-    metrics = nested["span-1"].data.metrics
-    assert metrics["primary/mean"] == pytest.approx(expected["span-1"]["scores"]["probe"]["8"]["toy/one"]["value"])
-    assert metrics["bits/gap_4"] == pytest.approx(expected["span-1"]["bits"]["8"]["gap_4"])
+    expected, metrics = results(whole)["span-1"], nested["span-1"].data.metrics
+    assert metrics["primary/mean"] == pytest.approx(expected["scores"]["probe"]["8"]["toy/one"]["value"])
+    assert metrics["bits/gap_4"] == pytest.approx(expected["bits"]["8"]["gap_4"])
     assert [point.step for point in client.get_metric_history(nested["span-1"].info.run_id, "bits/gap_4")] == [4, 8]
 
-    change(study_file, name="toy", seeds=2, contrasts=[{"option": "span", "against": "genemask"}])
-    main(["report", str(study_file.parent), "--output", str(tmp_path / "page")])
+
+def test_kept_results_alone_make_the_experiment_anew(whole, tmp_path, tiny_genome):
+    """As in a fresh clone: no runs, no corpus, no data."""
+    study_file = write_study(tmp_path, tiny_genome)
+    (study_file.parent / "results").mkdir()
+    for path in (whole.parent / "results").glob("*.json"):
+        (study_file.parent / "results" / path.name).write_bytes(path.read_bytes())
+    code, output = run(study_file, "--work", str(tmp_path / "work"))
+    assert code == 0, output
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("study-toy").experiment_id])
+    metrics = {run.info.run_name: run.data.metrics for run in runs}
+    assert sorted(metrics) == [*CELLS, "toy"]
+    assert metrics["span-2"]["ppl/genemask"] > 1
+    assert metrics["span-2"]["bits/gap_1"] == pytest.approx(results(whole)["span-2"]["bits"]["8"]["gap_1"])
+
+
+def test_the_page_is_made_of_the_results(whole, tmp_path):
+    main(["report", str(whole.parent), "--output", str(tmp_path / "page")])
     page = (tmp_path / "page/report.html").read_text()
     assert "A toy study" in page
-    assert "Span minus GeneMask" in page
+    assert "GeneMask minus Span" in page
     assert "8 of 8 arms and seeds have results" in page
+    assert {path.name for path in (tmp_path / "page").iterdir()} == {
+        "report.html",
+        "report_contrasts.png",
+        "report_curves.png",
+    }
 
 
-def test_two_workers_have_the_same_results(study_file, finished):
-    expected = whole(study_file, finished)
-    if not results(study_file):
-        code, output = run(study_file, "--workers", "2")
-        assert code == 0, output
-    assert results(study_file) == expected
+def test_two_workers_have_the_same_results(whole, study_file):
+    code, output = run(study_file, "--workers", "2")
+    assert code == 0, output
+    assert results(study_file) == results(whole)
 
 
-def test_a_study_that_is_killed_has_the_same_results_and_does_nothing_twice(study_file, finished):
-    expected = whole(study_file, finished)
-    if results(study_file):
-        pytest.skip("the first test to run computes the results that this one compares with")
+def test_a_study_that_is_killed_has_the_same_results_and_does_nothing_twice(whole, study_file):
     process = start(study_file)
     folder = study_file.parent / "results"
-    wait_until(lambda: len(list(folder.glob("*.json"))) >= 2, 300)
-    process.send_signal(signal.SIGKILL)
+    wait_for(lambda: len(list(folder.glob("*.json"))) >= 2)
+    process.kill()
     process.communicate()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
-    study = load_study(study_file)
-    assert 2 <= len(before) < len(CELLS)
+    assert len(before) < len(CELLS)
     code, output = run(study_file)
     assert code == 0, output
-    assert results(study_file) == expected
-    assert study.config.name == "toy"
-    done_before = [path for path, when in before.items() if path.stat().st_mtime_ns == when]
-    assert len(done_before) >= len(before) - 1  # all but the one that it was at
+    assert results(study_file) == results(whole)
+    changed = [path for path, when in before.items() if path.stat().st_mtime_ns != when]
+    assert len(changed) <= 1  # the one that it was at
+    logs = [path.read_text() for path in (study_file.parents[1] / "runs/studies/toy").glob("*.log")]
+    assert sum(log.count("step 8  validation perplexity") for log in logs) == 4  # two arms, two seeds
 
 
-def test_a_study_that_is_stopped_goes_on(study_file, finished):
-    expected = whole(study_file, finished)
-    if results(study_file):
-        pytest.skip("the first test to run computes the results that this one compares with")
+def test_a_study_that_is_stopped_goes_on(whole, study_file):
     process = start(study_file, "--workers", "2")
     folder = study_file.parents[1] / "runs/studies/toy"
-    wait_until(lambda: list(folder.glob("*/checkpoints/step-*")) or list(folder.glob("*/models/step-*")), 300)
+    wait_for(lambda: list(folder.glob("*/tracking.jsonl")))
     process.terminate()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 75, output
-    time.sleep(1)
     code, output = run(study_file, "--workers", "2")
     assert code == 0, output
-    assert results(study_file) == expected
+    assert results(study_file) == results(whole)
 
 
 def test_a_changed_setting_is_named_before_anything_is_computed(study_file):

@@ -1,0 +1,81 @@
+"""Tables and pictures of docs/results.md, from the kept results of the studies.
+
+    python -m benchmarks.results [--output docs]
+
+OUTPUT gets results-contrasts.png and results-curves.png, and the sections of results.md between markers.
+"""
+
+import argparse
+import textwrap
+from pathlib import Path
+
+from benchmarks.masking_statistics import table, write_between_markers
+from benchmarks.measure import REPOSITORY
+from cmgems.report.cells import Cell, Table
+from cmgems.report.figures import Picture
+from cmgems.report.study import StudyReport
+from cmgems.study.results import read_records
+from cmgems.study.settings import load_study
+
+STUDIES = REPOSITORY / "studies"
+
+
+def main() -> None:
+    """Write all of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("docs"), help="folder with results.md")
+    write_results(parser.parse_args().output)
+
+
+def write_results(output: Path) -> None:
+    """Write the pictures into a folder, and the tables into the results.md there."""
+    study, screen = read("curriculum"), read("screen")
+    sections = {
+        "screen": markdown(screen.arms_table()),
+        "about": textwrap.fill(" ".join(study.about()), 128, break_long_words=False, break_on_hyphens=False),
+        "arms": markdown(study.arms_table()),
+        "contrasts": _with_picture(markdown(study.contrasts_table()), study.contrasts_picture(), output),
+        "tasks": markdown(study.tasks_table()),
+        "curves": _with_picture("\n\n".join(map(markdown, study.curve_tables())), study.curves_picture(), output),
+    }
+    write_between_markers(output / "results.md", sections)
+
+
+def read(name: str) -> StudyReport:
+    """Read a study that is kept in the repository."""
+    study = load_study(STUDIES / name)
+    return StudyReport(study, read_records(study))
+
+
+def _with_picture(text: str, picture: Picture | None, output: Path) -> str:
+    if picture is None:
+        return text
+    file = f"results-{picture.name}.png"
+    (output / file).write_bytes(picture.png)
+    return f"{text}\n\n![{picture.caption}]({file})"
+
+
+def markdown(shown: Table) -> str:
+    """Return a table in Markdown, with its caption above and its notes below."""
+    columns = [
+        f"{heading.text}: {name}" if heading.text and len(heading.columns) == 1 else name
+        for heading in shown.headings
+        for name in heading.columns
+    ]
+    groups = "; ".join(
+        f"{', '.join(heading.columns)}: {heading.text}"
+        for heading in shown.headings
+        if len(heading.columns) > 1 and heading.text
+    )
+    rows = [[row.title + (f" ({row.detail})" if row.detail else ""), *map(_cell, row.cells)] for row in shown.rows]
+    caption = f"**{shown.caption.rstrip('.')}.**" + (f" Columns: {groups}." if groups else "")
+    return "\n\n".join([caption, table([shown.corner, *columns], rows), *shown.notes])
+
+
+def _cell(cell: Cell) -> str:
+    text = f"**{cell.text}**" if cell.is_best else cell.text
+    return f"{text} {cell.detail}".strip()
+
+
+if __name__ == "__main__":
+    main()
