@@ -6,8 +6,10 @@ OUTPUT gets results-contrasts.png and results-curves.png, and the sections of re
 """
 
 import argparse
+import json
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from benchmarks.masking_statistics import table, write_between_markers
 from benchmarks.measure import REPOSITORY
@@ -36,6 +38,7 @@ def write_results(output: Path) -> None:
         "arms": markdown(study.arms_table()),
         "contrasts": _with_picture(markdown(study.contrasts_table()), study.contrasts_picture(), output),
         "tasks": markdown(study.tasks_table()),
+        "motifs": motifs_table(json.loads((STUDIES / "motifs/results.json").read_text())),
         "curves": _with_picture("\n\n".join(map(markdown, study.curve_tables())), study.curves_picture(), output),
     }
     write_between_markers(output / "results.md", sections)
@@ -45,6 +48,19 @@ def read(name: str) -> StudyReport:
     """Read a study that is kept in the repository."""
     study = load_study(STUDIES / name)
     return StudyReport(study, read_records(study))
+
+
+def motifs_table(numbers: dict[str, Any]) -> str:
+    """Return shares of motif cores among the top of each ranking, beside what permutations have."""
+    header = ["ranking", "6-mers", "motif cores", "expected", "p", "expected, same G and C", "p, same G and C"]
+    rows = []
+    for name, tops in numbers["rankings"].items():
+        for top, own in tops.items():
+            cells = [f"{own['share']:.1%}"]
+            for kind in ("any", "same_gc"):
+                cells += [f"{own[f'expected, {kind}']:.1%}", f"{own[f'p, {kind}']:.2g}"]
+            rows.append([name, top.replace("top", "first"), *cells])
+    return table(header, rows)
 
 
 def _with_picture(text: str, picture: Picture | None, output: Path) -> str:

@@ -177,7 +177,7 @@ class Worker:
             record.versions = {name: version(name) for name in _LIBRARIES}
             write_record(record_path(self.study, cell), record)
             self.on_part(cell, part)
-        self.run.publish(cell.name, record)
+        self.run.publish(cell.name, open_record(self.study, cell))  # the numbers as they are kept
 
     def _config(self, cell: Cell) -> PretrainConfig:
         config = self.study.configs[cell.arm.name]
