@@ -7,7 +7,7 @@ is ever left out.
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -114,7 +114,9 @@ def read_task(task: Task, data: str | Path, resplit: bool = False, seed: int = 4
 
 def _draw_rows(train: Split, rows: int | None, seed: int) -> Split:
     """Return about so many rows of a split, as large a share of each class; all of a split that has no more."""
-    return train if rows is None or len(train) <= rows else divide(train, rows / len(train), seed)[0]
+    if rows is None or len(train) <= rows:
+        return train
+    return replace(divide(train, rows / len(train), seed)[0], source=f"{train.source} (about {rows:,} rows)")
 
 
 def divide(split: Split, share: float, seed: int) -> tuple[Split, Split]:
@@ -141,7 +143,7 @@ def divide(split: Split, share: float, seed: int) -> tuple[Split, Split]:
 def _select(split: Split, chosen: npt.NDArray[np.int64]) -> Split:
     sequences = [split.sequences[row] for row in chosen.tolist()]
     ambiguous = [split.ambiguous[row] for row in chosen.tolist()]
-    return Split(f"{split.source} (part)", sequences, split.labels[chosen], ambiguous)
+    return Split(f"{split.source} (resplit)", sequences, split.labels[chosen], ambiguous)
 
 
 def _find_splits(task: Task, data: str) -> tuple[str, Callable[[str], Split | None]]:

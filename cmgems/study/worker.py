@@ -35,8 +35,12 @@ logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("cmgems", "torch", "transformers", "accelerate", "scikit-learn", "numpy")
 
-_NOT_NUMBERS = ("name", "seed", "output", "resume", "allow_changed", "checkpoint", "tracking", "launch")
-"""Groups of settings that do not change what comes out."""
+_NOT_NUMBERS = (
+    *("name", "seed", "output", "resume", "allow_changed", "checkpoint.", "tracking.", "launch."),
+    *("corpus.path", "corpus.workers", "corpus.prefetch", "corpus.prepare.inputs"),  # its fingerprint counts
+    *("training.micro_batch", "evaluation.micro_batch", "model.activation_checkpointing"),
+)
+"""Beginnings of the names of settings that do not change what comes out, but for rounding."""
 
 _NOT_OF_SCORES = {"title", "data", "at"}
 """Settings of a score that do not change what comes out."""
@@ -94,7 +98,7 @@ def open_record(study: Study, cell: Cell) -> Record:
     changed = [
         f"{name}: {record.settings.get(name)} there, {settings.get(name)} in the study"
         for name in sorted(record.settings.keys() | settings.keys())
-        if record.settings.get(name) != settings.get(name)
+        if not name.startswith(_NOT_NUMBERS) and record.settings.get(name) != settings.get(name)
     ]
     changed += [
         f"scores.{name}: another suite, other tasks or another protocol"
@@ -124,7 +128,7 @@ def missing_parts(study: Study, cell: Cell, record: Record) -> list[str]:
 
 def _settings(config: PretrainConfig) -> dict[str, object]:
     """Return the settings that determine a run's numbers."""
-    return {name: value for name, value in flatten(config).items() if name.split(".")[0] not in _NOT_NUMBERS}
+    return {name: value for name, value in flatten(config).items() if not name.startswith(_NOT_NUMBERS)}
 
 
 def _scoring(study: Study, name: str) -> str:
@@ -165,6 +169,7 @@ class Worker:
         record = open_record(self.study, cell)
         for part in missing_parts(self.study, cell, record):
             began = time.monotonic()
+            self._check_corpus(cell, record)
             what, _, step = part.partition("@")
             if what == "pretraining":
                 self._pretrain(cell, record)
@@ -178,6 +183,14 @@ class Worker:
             write_record(record_path(self.study, cell), record)
             self.on_part(cell, part)
         self.run.publish(cell.name, open_record(self.study, cell))  # the numbers as they are kept
+
+    def _check_corpus(self, cell: Cell, record: Record) -> None:
+        """Note the corpus that a record is of; UserError if it is of another one than the study's."""
+        found = self._data(cell).fingerprints
+        if record.fingerprints and record.fingerprints != found:
+            path = record_path(self.study, cell)
+            raise UserError(f"{path} is of another corpus or NPMI table than the study's: remove it")
+        record.fingerprints = found
 
     def _config(self, cell: Cell) -> PretrainConfig:
         config = self.study.configs[cell.arm.name]
@@ -208,14 +221,13 @@ class Worker:
             found = read_pretraining(folder, config, window_tokens)
         if found is None:
             raise CmgemsError(f"the run in {folder} has ended, and has not logged its last evaluation")
-        record.pretraining, record.fingerprints = found, data.fingerprints
+        record.pretraining = found
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of no more use, and the largest part by far
 
     def _score_bits(self, cell: Cell, record: Record, step: int) -> None:
         assert self.study.config.bits is not None
         scorer = self._scorer(cell)
         record.bits[step] = {**scorer.score(self._model(cell, step)), **scorer.baselines}
-        record.fingerprints = self._data(cell).fingerprints
 
     def _score(self, cell: Cell, record: Record, name: str, step: int) -> None:
         config = self.study.benchmark(name, str(self._model(cell, step)), cell.seed, self._folder(cell))

@@ -113,6 +113,19 @@ def test_a_suite_gives_results_children_in_mlflow_means_and_a_table(place, mlflo
     assert len(client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")) == 10
 
 
+def test_seeds_begin_where_told_and_k_mers_have_the_lengths_that_are_told(place, mlflow_uri):
+    benchmark(place, mlflow_uri, "--tasks", "one", "--first-seed", "7", "--kmers", "3,4", "--probe")
+    subjects = ("step-00000100", "random-weights", "3-mer-regression", "4-mer-regression")
+    found = sorted(str(path.relative_to(place)) for path in place.rglob("result.json"))
+    folder = "run/downstream/toys-probe"
+    assert found == sorted(f"{folder}/{s}/one/seed-{seed}/result.json" for s in subjects for seed in (7, 8))
+    features = {s: json.loads((place / f"{folder}/{s}/one/seed-7/result.json").read_text())["probe"] for s in subjects}
+    assert (features["3-mer-regression"]["features"], features["4-mer-regression"]["features"]) == (64, 256)
+    parent = json.loads((place / "run/downstream/mlflow.json").read_text())["run"]
+    metrics = MlflowClient(tracking_uri=mlflow_uri).get_run(parent).data.metrics
+    assert {"toys-probe/mcc_kmers/one", "toys-probe/mcc_3-mer-regression/one"} <= set(metrics)
+
+
 def test_a_task_that_fails_does_not_keep_the_others_back(place, mlflow_uri, capsys):
     (place / "data" / "one" / "test.csv").write_text("sequence,label\nACGTACGT,2\n")
     with pytest.raises(SystemExit) as exit_:

@@ -130,6 +130,21 @@ def test_blank_separated_kmers_of_any_k():
     assert join_kmers("ACGTACG", "here") == "ACGTACG"
 
 
+def test_a_task_may_use_a_part_of_its_training_rows_class_by_class(make_task, write):
+    words = ["".join(word) for word in islice(product("ACGT", repeat=4), 200)]
+    lines = ["sequence,label", *(f"{word},{int(i < 50)}" for i, word in enumerate(words))]
+    one = "sequence,label\nACGTA,0\n"
+    data = write({"toy/train.csv": "\n".join(lines), "toy/dev.csv": one, "toy/test.csv": one})
+    task = read_task(make_task(train_rows=40), data)
+    assert task.train.class_counts(2) == [30, 10]
+    assert task.train.sequences == [word for word in words if word in set(task.train.sequences)]
+    assert task.train.source.endswith("train.csv (about 40 rows)")
+    assert task.resplit is False
+    assert (len(task.dev), len(task.test)) == (1, 1)
+    assert read_task(make_task(train_rows=40), data).train.sequences == task.train.sequences
+    assert len(read_task(make_task(train_rows=200), data).train) == 200
+
+
 class TestResplit:
     """A task without a train split."""
 

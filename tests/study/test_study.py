@@ -11,7 +11,9 @@ import yaml
 from mlflow import MlflowClient
 
 from cmgems.cli import main
+from cmgems.data.prepare import prepare_corpus
 from cmgems.study.records import read_record
+from cmgems.study.settings import load_study
 from tests.study.conftest import write_study
 from tests.training.launching import REPOSITORY
 
@@ -197,9 +199,8 @@ def test_a_cell_that_fails_does_not_keep_the_others_back(study_file):
 
 def test_the_plan_says_what_is_left(study_file, capsys, monkeypatch):
     monkeypatch.chdir(study_file.parents[1])
-    main(["prepare", *yaml.safe_load((study_file.parent / "recipe.yaml").read_text())["corpus"]["prepare"]["inputs"],
-          "--k", "4", "--window-tokens", "40", "--min-window-tokens", "40", "--full-length-share", "1",
-          "--validation-chromosomes", "three", "--output", str(study_file.parents[1] / "corpus")])  # fmt: skip
+    recipe = load_study(study_file).configs["span"]
+    prepare_corpus(recipe.corpus.prepare, recipe.corpus.path, progress=False)
     main(["study", str(study_file), "--plan"])
     shown = capsys.readouterr().out
     assert "A toy study" in shown
