@@ -14,8 +14,8 @@ from cmgems.downstream.tasks import Recipe, load_suite
 from cmgems.downstream.yeast.files import ensure_yeast_tasks
 from cmgems.model.bert import bert_config, build_model, training_flops
 from cmgems.planning.windows import Windows, full_width, mask_rate, read_windows
+from cmgems.study.cells import Cell, cells, missing_parts, open_record
 from cmgems.study.settings import Arm, Study
-from cmgems.study.worker import Cell, cells, missing_parts, open_record
 
 _SECONDS_MEASURED = 5.0
 _BACKWARD = 3

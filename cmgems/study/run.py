@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from cmgems.errors import IncompleteError, Interrupted
 from cmgems.runtime.signals import end_with_parent, stop_on_signals
+from cmgems.study.cells import Cell, cells, missing_parts, open_record
 from cmgems.study.settings import Study
 from cmgems.study.tracking import StudyRun
-from cmgems.study.worker import Cell, Worker, cells, missing_parts, open_record
+from cmgems.study.worker import Worker
 
 logger = logging.getLogger(__name__)
 

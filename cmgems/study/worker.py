@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,18 +13,18 @@ import numpy as np
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
-from cmgems.config.schema import PretrainConfig, flatten
+from cmgems.config.schema import PretrainConfig
 from cmgems.downstream.benchmark import Unit, score_units
 from cmgems.downstream.results import PREDICTIONS, Result, result_folder
 from cmgems.downstream.setup import Scoring, open_scoring
 from cmgems.downstream.subjects import Candidate, kmer_regression, random_weights
-from cmgems.downstream.tasks import load_suite
 from cmgems.errors import CmgemsError, UserError
 from cmgems.model.bert import build_model
+from cmgems.study.cells import Cell, missing_parts, numeric_settings, open_record, record_path
 from cmgems.study.gaps import GapScorer
 from cmgems.study.machine import describe_machine
 from cmgems.study.pretraining import pretrain, read_pretraining, trained_with
-from cmgems.study.records import Entry, Record, pack_rows, read_record, write_record
+from cmgems.study.records import Entry, Record, pack_rows, write_record
 from cmgems.study.settings import Arm, Study
 from cmgems.study.tracking import StudyRun
 from cmgems.training.setup import TrainingData, open_data
@@ -34,109 +33,6 @@ from cmgems.training.weights import export_model
 logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("cmgems", "torch", "transformers", "accelerate", "scikit-learn", "numpy")
-
-_NOT_NUMBERS = (
-    *("name", "seed", "output", "resume", "allow_changed", "checkpoint.", "tracking.", "launch."),
-    *("corpus.path", "corpus.workers", "corpus.prefetch", "corpus.prepare.inputs"),  # its fingerprint counts
-    *("training.micro_batch", "evaluation.micro_batch", "model.activation_checkpointing"),
-)
-"""Beginnings of the names of settings that do not change what comes out, but for rounding."""
-
-_NOT_OF_SCORES = {"title", "data", "at"}
-"""Settings of a score that do not change what comes out."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """An arm and a seed."""
-
-    arm: Arm
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Name of its files."""
-        return f"{self.arm.name}-{self.seed}"
-
-
-def cells(study: Study, chosen: Iterable[str] = ()) -> list[Cell]:
-    """Return the arms and seeds of a study, the first seeds of all arms first; `chosen` names some of them.
-
-    Raises
-    ------
-    UserError
-        If one is named that does not exist.
-    """
-    most = max(arm.seeds for arm in study.arms)
-    every = [Cell(arm, seed) for seed in range(1, most + 1) for arm in study.arms if seed <= arm.seeds]
-    chosen = list(chosen)
-    unknown = set(chosen) - {name for cell in every for name in (cell.name, cell.arm.name)}
-    if unknown:
-        names = ", ".join(arm.name for arm in study.arms)
-        raise UserError(f"cells: no {', '.join(sorted(unknown))}; arms: {names}, each also as ARM-SEED")
-    return [cell for cell in every if not chosen or cell.name in chosen or cell.arm.name in chosen]
-
-
-def record_path(study: Study, cell: Cell) -> Path:
-    """Return the file of a cell's results."""
-    return study.results / f"{cell.name}.json"
-
-
-def open_record(study: Study, cell: Cell) -> Record:
-    """Return what there is of a cell.
-
-    Raises
-    ------
-    UserError
-        If it was computed with other settings than the study has now.
-    """
-    path, settings = record_path(study, cell), _settings(study.configs[cell.arm.name])
-    scoring = {name: _scoring(study, name) for name in study.config.scores}
-    record = read_record(path)
-    if record is None:
-        return Record(study=study.config.name, arm=cell.arm.name, seed=cell.seed, settings=settings, scoring=scoring)
-    changed = [
-        f"{name}: {record.settings.get(name)} there, {settings.get(name)} in the study"
-        for name in sorted(record.settings.keys() | settings.keys())
-        if not name.startswith(_NOT_NUMBERS) and record.settings.get(name) != settings.get(name)
-    ]
-    changed += [
-        f"scores.{name}: another suite, other tasks or another protocol"
-        for name, own in scoring.items()
-        if name in record.scores and record.scoring.get(name) != own
-    ]
-    if changed:
-        raise UserError(
-            f"{path} was computed with other settings; remove it, or restore the study:\n  " + "\n  ".join(changed)
-        )
-    record.scoring = scoring
-    return record
-
-
-def missing_parts(study: Study, cell: Cell, record: Record) -> list[str]:
-    """Return the parts that a record lacks, in the order of their computation: `pretraining`, `bits@STEP`,
-    `SCORE@STEP`."""
-    arm, bits = cell.arm, study.config.bits
-    parts = ["pretraining"] if arm.model == "pretrained" and record.pretraining is None else []
-    if bits is not None and not arm.model.endswith("-mers"):
-        parts += [f"bits@{step}" for step in study.steps(bits.at, arm) if step not in record.bits]
-    for name, score in study.config.scores.items():
-        steps = study.steps(score.at, arm)
-        parts += [f"{name}@{step}" for step in steps if step not in record.scores.get(name, {})]
-    return parts
-
-
-def _settings(config: PretrainConfig) -> dict[str, object]:
-    """Return the settings that determine a run's numbers."""
-    return {name: value for name, value in flatten(config).items() if not name.startswith(_NOT_NUMBERS)}
-
-
-def _scoring(study: Study, name: str) -> str:
-    """Return a fingerprint of how a score is computed."""
-    score = study.config.scores[name]
-    tasks = load_suite(study.beside(score.suite)).choose(score.tasks)
-    described = [score.model_dump(mode="json", exclude=_NOT_OF_SCORES), [t.model_dump(mode="json") for t in tasks]]
-    return sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -214,7 +110,7 @@ class Worker:
         window_tokens = data.corpus.manifest["splits"]["train"]["tokens"] / len(data.corpus.train)
         found = read_pretraining(folder, config, window_tokens)
         trained = trained_with(folder)
-        if found is not None and (trained is None or _settings(trained) != _settings(config)):
+        if found is not None and (trained is None or numeric_settings(trained) != numeric_settings(config)):
             raise UserError(f"{folder} is a run of other settings than the study's: remove it")
         if found is None:
             pretrain(config, self.study.config.launch, folder)

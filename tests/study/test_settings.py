@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from cmgems.errors import UserError
+from cmgems.study.cells import cells
 from cmgems.study.settings import load_study
-from cmgems.study.worker import cells
 
 
 def change(path, **values):
