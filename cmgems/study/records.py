@@ -123,7 +123,7 @@ def write_record(path: Path, record: Record) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as partial:
-            partial.write_text(json.dumps(_rounded(record.model_dump(mode="json")), indent=1) + "\n")
+            partial.write_text(_as_text(_rounded(record.model_dump(mode="json"))) + "\n")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error}") from error
 
@@ -142,6 +142,15 @@ def read_record(path: Path) -> Record | None:
         return Record.model_validate_json(path.read_text())
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         raise UserError(f"{path}: not a study's result that can be read: {error}") from error
+
+
+def _as_text(value: Any, indent: str = "") -> str:
+    """Return JSON with a line for each innermost group."""
+    if not isinstance(value, dict) or not any(isinstance(each, dict | list) for each in value.values()):
+        return json.dumps(value)
+    inner = indent + " "
+    lines = [f"{inner}{json.dumps(key)}: {_as_text(each, inner)}" for key, each in value.items()]
+    return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
 
 
 def _rounded(value: Any) -> Any:

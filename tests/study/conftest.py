@@ -14,7 +14,7 @@ def study_file(tmp_path, tiny_genome):
 
 
 def write_study(tmp_path, tiny_genome):
-    """Write a study: two arms that are pretrained, three that are not, two seeds; a probe, fine-tuning, bits."""
+    """Write a study: two arms that are pretrained, three that are not, two seeds of one; a probe, fine-tuning, bits."""
     recipe = {
         "name": "toy",
         "corpus": {
@@ -54,8 +54,8 @@ def write_study(tmp_path, tiny_genome):
         "axes": {
             "arm": {
                 "span": {"title": "Span", "settings": STAGES},
-                "genemask": {"title": "GeneMask", "settings": GENEMASK},
-                "none": {"title": "No pretraining", "model": "untrained", "settings": STAGES},
+                "genemask": {"title": "GeneMask", "settings": GENEMASK, "seeds": 1},
+                "none": {"title": "No pretraining", "model": "untrained", "settings": STAGES, "seeds": 1},
                 "random": {"title": "Random weights", "model": "random-weights", "settings": STAGES, "seeds": 1},
                 "3-mers": {"title": "3-mers", "model": "3-mers", "settings": STAGES, "seeds": 1},
             }
