@@ -8,8 +8,9 @@ import ctypes
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 from cmgems.errors import Interrupted
@@ -23,10 +24,15 @@ ECHO = 5.0
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
-def stop_on_signals() -> None:
-    """Make the signals end the program by an exception, so that whatever is open gets closed."""
-    for number in SIGNALS:
-        signal.signal(number, _stop)
+RESUME = "start again with --resume auto to continue"
+"""What a run that was stopped says about how to continue it."""
+
+
+def stop_on_signals(hint: str = RESUME, signals: Sequence[signal.Signals] = SIGNALS) -> None:
+    """Make the signals end the program by an exception, so that whatever is open gets closed; its message ends with
+    the hint."""
+    for number in signals:
+        signal.signal(number, partial(_stop, hint=hint))
     if started_by_torchrun():
         # A launcher that dies, as of SIGUSR1, leaves its processes running, which would keep their GPUs for ever.
         end_with_parent()
@@ -45,10 +51,10 @@ def leave_signals_to_the_parent(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    for each in SIGNALS:
+def _stop(number: int, frame: FrameType | None, hint: str = RESUME) -> None:
+    for each in {*SIGNALS, signal.Signals(number)}:
         signal.signal(each, signal.SIG_IGN)
-    raise Interrupted(f"stopped by {signal.Signals(number).name}; start again with --resume auto to continue")
+    raise Interrupted(f"stopped by {signal.Signals(number).name}; {hint}")
 
 
 class StopRequest:

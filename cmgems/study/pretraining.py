@@ -41,11 +41,16 @@ def pretrain(config: PretrainConfig, launch: list[str], folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[1]), *_python_path()])}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            *(command,), env=environment, stdout=output, stderr=output, preexec_fn=end_with_parent
+            command,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            preexec_fn=end_with_parent,
+            start_new_session=True,  # of a Ctrl-C it gets the one signal that is sent below
         )
         try:
             code = process.wait()
-        except (Interrupted, KeyboardInterrupt):
+        except Interrupted:
             process.terminate()
             process.wait()
             raise

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,13 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cmgems.errors import IncompleteError, Interrupted
-from cmgems.runtime.signals import end_with_parent, stop_on_signals
+from cmgems.runtime.signals import SIGNALS, end_with_parent, stop_on_signals
 from cmgems.study.cells import Cell, cells, missing_parts, open_record
 from cmgems.study.settings import Study
 from cmgems.study.tracking import StudyRun
 from cmgems.study.worker import Worker
 
 logger = logging.getLogger(__name__)
+
+_WORKER = "CMGEMS_STUDY_WORKER"
+"""Variable that tells a process that it is one of several which another one has started."""
 
 
 def run_study(study: Study, chosen: Sequence[str], workers: int, arguments: Sequence[str]) -> None:
@@ -41,13 +45,15 @@ def run_study(study: Study, chosen: Sequence[str], workers: int, arguments: Sequ
     Interrupted
         If a signal asked it to stop.
     """
-    stop_on_signals()
+    stop_on_signals("the same command continues", (signal.SIGINT, *SIGNALS))
     todo = cells(study, chosen)
     for cell in todo:
         open_record(study, cell)  # what is wrong is said before anything is computed
     study.work.mkdir(parents=True, exist_ok=True)
     run = StudyRun(study)
-    logger.info(f"study {study.config.name}: {describe(study, todo)}; results in {study.results}")
+    is_one_of_several = _WORKER in os.environ
+    if not is_one_of_several:
+        logger.info(f"study {study.config.name}: {describe(study, todo)}; results in {study.results}")
     if workers > 1:
         codes = _start(workers, arguments)
         failures = {f"worker {n}": f"exit code {code}" for n, code in enumerate(codes, 1) if code not in (0, 1)}
@@ -59,6 +65,8 @@ def run_study(study: Study, chosen: Sequence[str], workers: int, arguments: Sequ
     if failures:
         lines = [f"{name}: {problem}" for name, problem in failures.items()]
         raise IncompleteError(f"{len(failures)} of {len(todo)} failed:\n  " + "\n  ".join(lines))
+    if is_one_of_several:
+        return
     left = _unfinished(study, todo)
     if left:
         logger.info(f"{len(left)} of {len(todo)} are left to other processes: {', '.join(c.name for c in left)}")
@@ -82,14 +90,15 @@ def _start(workers: int, arguments: Sequence[str]) -> list[int]:
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "cmgems", "study", *arguments, "--workers", "1"],
-            env={**os.environ, **_share_of_machine(number, workers)},
+            env={**os.environ, **_share_of_machine(number, workers), _WORKER: str(number)},
             preexec_fn=end_with_parent,
+            start_new_session=True,  # of a Ctrl-C it gets the one signal that is sent below
         )
         for number in range(workers)
     ]
     try:
         return [process.wait() for process in processes]
-    except (Interrupted, KeyboardInterrupt):
+    except Interrupted:
         for process in processes:
             process.terminate()
         for process in processes:
@@ -117,27 +126,27 @@ class Progress:
     todo: Sequence[Cell]
 
     def __post_init__(self) -> None:
-        self._began = time.monotonic()
-        self._at_start = self._seconds_left()
+        self._began, (self._spent_before, _) = time.monotonic(), self._seconds()
 
     def show(self, cell: Cell, part: str) -> None:
         """Log that a part has been computed."""
-        left, passed = self._seconds_left(), time.monotonic() - self._began
         done = len(self.todo) - len(_unfinished(self.study, self.todo))
-        pace = (self._at_start - left) / passed if passed else 0.0  # of all processes together
+        spent, left = self._seconds()
+        pace = (spent - self._spent_before) / (time.monotonic() - self._began)  # of all processes together
         remaining = f", about {left / pace / 60:,.0f} min left" if pace > 0 and left > 0 else ""
         logger.info(f"[{done} of {len(self.todo)}] {cell.name}: {part}{remaining}")
 
-    def _seconds_left(self) -> float:
-        """Return the time that a single process would take for what is missing, by what was there took on average."""
+    def _seconds(self) -> tuple[float, float]:
+        """Return the time that single processes have spent on all that is there, and what is missing will take them, by
+        the mean of what is there."""
         took: dict[str, list[float]] = {}
         missing: list[str] = []
         for cell in self.todo:
             record = open_record(self.study, cell)
-            parts = missing_parts(self.study, cell, record)
-            missing += [part.partition("@")[0] for part in parts]
+            missing += [part.partition("@")[0] for part in missing_parts(self.study, cell, record)]
             for what, seconds in record.seconds.items():
                 number = max(1, len(record.bits if what == "bits" else record.scores.get(what, [1])))
-                took.setdefault(what, []).append(seconds / number)
+                took.setdefault(what, []).extend([seconds / number] * number)
         means = {what: sum(values) / len(values) for what, values in took.items()}
-        return sum(means.get(what, max(means.values(), default=0.0)) for what in missing)
+        left = sum(means.get(what, max(means.values(), default=0.0)) for what in missing)
+        return sum(map(sum, took.values())), left
