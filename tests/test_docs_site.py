@@ -12,7 +12,7 @@ from cmgems.config.command_line import load_config
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
-PAGES = [DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))]
+PAGES = [DOCS / "tutorial.md", DOCS / "results.md", *sorted((DOCS / "how-to").glob("*.md"))]
 README = (REPOSITORY / "README.md").read_text()
 
 
@@ -45,6 +45,8 @@ def test_a_command_is_one_that_the_programs_take(page, command, parsed, tmp_path
         assert len(parsed) == 1
     elif "cmgems/pretrain.py" in words:
         load_config(words[words.index("cmgems/pretrain.py") + 1 :])
+    elif words[:2] == ["python", "studies/curriculum/fetch.py"]:
+        assert (REPOSITORY / words[1]).is_file()  # tests/study/test_fetch.py
     elif words[0] == "sbatch":
         assert words[-2] == "slurm/study.sh"  # tests/study/test_slurm_study.py
     else:
