@@ -131,7 +131,7 @@ def time_per_batch(masker: Masker, ids: torch.Tensor, repeats: int = 100) -> str
         rows.append([f"`{name}`", f"{statistics.median(milliseconds):.1f}"])
     where = f"{torch.get_num_threads()} CPU thread(s), {platform.machine()}, PyTorch {torch.__version__}"
     return f"Median of {repeats} batches of {len(ids)} x {ids.shape[1]} tokens; {where}.\n\n" + table(
-        ["strategy", "ms a batch"], rows
+        ["strategy", "ms per batch"], rows
     )
 
 

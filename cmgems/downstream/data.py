@@ -269,11 +269,11 @@ def _to_bases(text: str, where: str) -> str:
     sequence = text.translate(_TO_BASES)
     if _SEQUENCE.fullmatch(sequence):
         return sequence
-    stranger = _INVALID.search(sequence)
-    if stranger is None:
+    invalid = _INVALID.search(sequence)
+    if invalid is None:
         raise UserError(f"{where}: there is no sequence")
-    at = stranger.start()
-    character = ascii(stranger.group())
+    at = invalid.start()
+    character = ascii(invalid.group())
     raise UserError(f"{where}: {character} (character {at + 1}) is not a nucleotide or an IUPAC code")
 
 

@@ -2,7 +2,7 @@
 
 from cmgems.planning.plan import Plan
 
-_HEADER = ("launch", "states", "buffers", "activations", "together", "fits", "micro-batch", "node", "sent a step")
+_HEADER = ("launch", "states", "buffers", "activations", "together", "fits", "micro-batch", "node", "sent per step")
 
 
 def show(plan: Plan) -> str:
@@ -16,12 +16,12 @@ def show(plan: Plan) -> str:
         f"windows     {windows.shortest} to {windows.full} {windows.k}-mers, {windows.mean:.0f} on average, padded to "
         f"{plan.mean_width:.0f}; {plan.mask_rate:.1%} masked",
         f"            by {windows.source}",
-        f"batch       {plan.global_batch} windows a step = {plan.gpus} x {plan.micro_batch} x {plan.micro_steps} "
+        f"batch       {plan.global_batch} windows per step = {plan.gpus} x {plan.micro_batch} x {plan.micro_steps} "
         f"micro-step(s){_gaps(plan)}",
-        f"a step      {plan.flops_per_step:.2e} floating-point operations{_repeated(plan)}, "
+        f"per step    {plan.flops_per_step:.2e} floating-point operations{_repeated(plan)}, "
         f"{_three_digits(plan.seconds_per_step)} s",
         f"training    {', '.join(f'{steps:,} steps {_hours(hours)}' for steps, hours in plan.hours.items())}",
-        f"            at {plan.utilisation:.0%} of the peak of {peak:g} TFLOP/s a GPU; evaluations, checkpoints and",
+        f"            at {plan.utilisation:.0%} of the peak of {peak:g} TFLOP/s per GPU; evaluations, checkpoints and",
         "            waiting for the network come on top",
         "",
         f"GB on a GPU, of which {plan.usable_memory / 1e9:.1f} of {kind['memory_gb']:g} can be used; the largest "
