@@ -33,3 +33,14 @@ def test_the_masking_tables_come_out_again(shared_data, tmp_path):
     assert tables(tmp_path / "masking.md") == tables(page)
     assert set(tables(page)) == {"masked share", "hidden bases"}
     assert (tmp_path / "masking_top_decile.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_results_come_out_again_from_the_kept_ones(tmp_path):
+    page = REPOSITORY / "docs/results.md"
+    shutil.copy(page, tmp_path)
+    command = [sys.executable, "-m", "benchmarks.results", "--output", str(tmp_path)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, timeout=300)
+    assert (tmp_path / "results.md").read_text() == page.read_text()
+    for picture in re.findall(r"\]\((results-\w+\.png)\)", page.read_text()):
+        assert (tmp_path / picture).stat().st_size > 10_000
