@@ -90,7 +90,9 @@ def markdown(shown: Table) -> str:
 
 def _cell(cell: Cell) -> str:
     text = f"**{cell.text}**" if cell.is_best else cell.text
-    return f"{text} {cell.detail}".strip()
+    if not cell.detail:
+        return text
+    return f"{text} {cell.detail}" if cell.detail.startswith("±") else f"{text} ({cell.detail})"
 
 
 if __name__ == "__main__":

@@ -56,5 +56,5 @@ class GapScorer:
         config = ModelConfig.model_validate({**settings, "init_from": str(model)})
         loaded = build_model(config, self.data.corpus.k, self.recipe.seed, self._validation.accelerator.device)
         loaded.to(self._validation.accelerator.device)
-        scores = self._validation.score(loaded, self._maskings, set(self._maskings))
+        scores = self._validation.score(loaded, self._maskings, set(self._maskings), bases_alone=True)
         return {name: score.bits for name, score in scores.items()}

@@ -125,7 +125,7 @@ class _Planner:
         windows = read_windows(config.corpus, config.model)
         if what == "bits":
             assert self.study.config.bits is not None
-            tokens = 2.0 * len(self.study.config.bits.gaps) * self.study.config.bits.windows * windows.mean
+            tokens = 1.0 * len(self.study.config.bits.gaps) * self.study.config.bits.windows * windows.mean
         elif arm.model.endswith("-mers"):
             return Cost(seconds=self._took.get(what, 0.0))
         else:

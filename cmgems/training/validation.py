@@ -23,7 +23,7 @@ Mixture = Sequence[MaskingStrategy]
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How well the model predicts what one masking masks, over all ranks; not a number where nothing is masked."""
+    """How well the model predicts what one masking masks, over all ranks; not a number where nothing is scored."""
 
     perplexity: float
     """exp of the mean negative log-likelihood of the masked k-mers."""
@@ -75,21 +75,26 @@ class Validation:
 
     @torch.no_grad()
     def score(
-        self, model: MaskedLanguageModel, maskings: Mapping[str, Mixture], bases: Collection[str]
+        self,
+        model: MaskedLanguageModel,
+        maskings: Mapping[str, Mixture],
+        bases: Collection[str],
+        bases_alone: bool = False,
     ) -> dict[str, Score]:
         """Score of the model under each masking, and of its hidden bases under those that `bases` names; collective.
 
-        Bases cost as much again: a second forward pass.
+        Bases cost as much again: a second forward pass. With `bases_alone` there is no other, and no perplexity.
         """
         sums = torch.zeros(len(maskings), 6, dtype=torch.float64, device=self.accelerator.device)
         model.eval()
         for windows in self.windows():
             for row, (name, masking) in zip(sums, maskings.items(), strict=True):
                 masked = self.masker(windows.ids, windows.epoch, windows.sample_id, masking)
-                nll = model(masked.input_ids, masked.attention_mask, masked.masked, masked.labels)
-                row[0] += nll.double().sum()
-                row[1] += self.unigram_nll[masked.labels[masked.masked]].sum()
-                row[2] += masked.masked.sum()
+                if not bases_alone:
+                    nll = model(masked.input_ids, masked.attention_mask, masked.masked, masked.labels)
+                    row[0] += nll.double().sum()
+                    row[1] += self.unigram_nll[masked.labels[masked.masked]].sum()
+                    row[2] += masked.masked.sum()
                 if name in bases:
                     row[3:] += self._score_bases(model, masked)
         model.train()
