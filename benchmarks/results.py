@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.masking_statistics import table, write_between_markers
 from benchmarks.measure import REPOSITORY
-from cmgems.report.cells import Cell, Table
+from cmgems.report.cells import NONE, Cell, Table
 from cmgems.report.figures import Picture
 from cmgems.report.study import StudyReport
 from cmgems.study.results import read_records
@@ -72,20 +72,22 @@ def _with_picture(text: str, picture: Picture | None, output: Path) -> str:
 
 
 def markdown(shown: Table) -> str:
-    """Return a table in Markdown, with its caption above and its notes below."""
-    columns = [
-        f"{heading.text}: {name}" if heading.text and len(heading.columns) == 1 else name
-        for heading in shown.headings
-        for name in heading.columns
-    ]
-    groups = "; ".join(
-        f"{', '.join(heading.columns)}: {heading.text}"
-        for heading in shown.headings
-        if len(heading.columns) > 1 and heading.text
-    )
-    rows = [[row.title + (f" ({row.detail})" if row.detail else ""), *map(_cell, row.cells)] for row in shown.rows]
-    caption = f"**{shown.caption.rstrip('.')}.**" + (f" Columns: {groups}." if groups else "")
-    return "\n\n".join([caption, table([shown.corner, *columns], rows), *shown.notes])
+    """Return a table in Markdown, with its caption above and its notes below; one for each group of columns that has a
+    title."""
+    parts, start = [f"**{shown.caption.rstrip('.')}.**"], 0
+    for heading in shown.headings:
+        own = slice(start, start + len(heading.columns))
+        start = own.stop
+        rows = [(row.title, row.detail, row.cells[own]) for row in shown.rows]
+        named = [
+            [title + (f" ({detail})" if detail else ""), *map(_cell, cells)]
+            for title, detail, cells in rows
+            if any(cell.text not in ("", NONE) for cell in cells)
+        ]
+        title = heading.text[:1].upper() + heading.text[1:]
+        parts += [f"{title}:"] if title else []
+        parts.append(table([shown.corner, *heading.columns], named))
+    return "\n\n".join([*parts, *shown.notes])
 
 
 def _cell(cell: Cell) -> str:

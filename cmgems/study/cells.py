@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from cmgems.config.schema import PretrainConfig, flatten
 from cmgems.downstream.tasks import load_suite
@@ -68,7 +69,7 @@ def open_record(study: Study, cell: Cell) -> Record:
         If it was computed with other settings than the study has now.
     """
     path, settings = record_path(study, cell), numeric_settings(study.configs[cell.arm.name])
-    scoring = {name: _scoring(study, name) for name in study.config.scores}
+    scoring = _scoring(study)
     record = read_record(path)
     if record is None:
         return Record(study=study.config.name, arm=cell.arm.name, seed=cell.seed, settings=settings, scoring=scoring)
@@ -77,10 +78,11 @@ def open_record(study: Study, cell: Cell) -> Record:
         for name in sorted(record.settings.keys() | settings.keys())
         if not name.startswith(_NOT_NUMBERS) and record.settings.get(name) != settings.get(name)
     ]
+    computed = {*record.scores, *(["bits"] if record.bits else [])}
     changed += [
-        f"scores.{name}: another suite, other tasks or another protocol"
+        "bits: other windows or gaps" if name == "bits" else f"scores.{name}: another suite, other tasks or protocol"
         for name, own in scoring.items()
-        if name in record.scores and record.scoring.get(name) != own
+        if name in computed and record.scoring.get(name, own) != own
     ]
     if changed:
         raise UserError(
@@ -95,7 +97,7 @@ def missing_parts(study: Study, cell: Cell, record: Record) -> list[str]:
     `SCORE@STEP`."""
     arm, bits = cell.arm, study.config.bits
     parts = ["pretraining"] if arm.model == "pretrained" and record.pretraining is None else []
-    if bits is not None and not arm.model.endswith("-mers"):
+    if bits is not None and arm.model in ("pretrained", "untrained"):
         parts += [f"bits@{step}" for step in study.steps(bits.at, arm) if step not in record.bits]
     for name, score in study.config.scores.items():
         steps = study.steps(score.at, arm)
@@ -108,9 +110,13 @@ def numeric_settings(config: PretrainConfig) -> dict[str, object]:
     return {name: value for name, value in flatten(config).items() if not name.startswith(_NOT_NUMBERS)}
 
 
-def _scoring(study: Study, name: str) -> str:
-    """Return a fingerprint of how a score is computed."""
-    score = study.config.scores[name]
-    tasks = load_suite(study.beside(score.suite)).choose(score.tasks)
-    described = [score.model_dump(mode="json", exclude=_NOT_OF_SCORES), [t.model_dump(mode="json") for t in tasks]]
-    return sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+def _scoring(study: Study) -> dict[str, str]:
+    """Return fingerprints of how each score, and the bits, are computed."""
+    described: dict[str, Any] = {}
+    for name, score in study.config.scores.items():
+        tasks = load_suite(study.beside(score.suite)).choose(score.tasks)
+        own = score.model_dump(mode="json", exclude=_NOT_OF_SCORES)
+        described[name] = [own, [task.model_dump(mode="json") for task in tasks]]
+    if study.config.bits is not None:
+        described["bits"] = study.config.bits.model_dump(mode="json", exclude=_NOT_OF_SCORES)
+    return {name: sha256(json.dumps(d, sort_keys=True).encode()).hexdigest()[:16] for name, d in described.items()}

@@ -121,6 +121,8 @@ class StudyConfig(Settings):
                     raise ValueError(f"contrasts: no option {name}; there are {', '.join(sorted(options))}")
         if self.reference is not None and self.reference not in options:
             raise ValueError(f"reference: no option {self.reference}; there are {', '.join(sorted(options))}")
+        if "bits" in self.scores or "pretraining" in self.scores:
+            raise ValueError("scores: bits and pretraining are names of other parts; take another name")
         for name in self.primary:
             if name not in self.scores:
                 raise ValueError(f"primary: no score {name}; there are {', '.join(self.scores) or 'none'}")

@@ -64,10 +64,10 @@ class StudyRun:
             client.set_tag(place.run, MLFLOW_PARENT_RUN_ID, self.place.run)
             client.set_tag(place.run, MLFLOW_RUN_NAME, name)
             client.set_tag(place.run, "arm", record.arm)
-            if not (folder / "tracking.jsonl").is_file():
-                _log(client, place.run, _history(record), _parameters(record))
             _log(client, place.run, self._scores(record), [])
-            client.set_terminated(place.run)
+            if find_place(folder) is None:  # no pretraining on this machine has logged it, nor ended the run
+                _log(client, place.run, _history(record), _parameters(record))
+                client.set_terminated(place.run)
         except TRACKING_ERRORS as error:
             logger.warning(
                 f"{name}: its scores are not in MLflow, the same command sends them: {summarize_error(error)}"
