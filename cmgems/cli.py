@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict
 
+import cmgems.tracking  # noqa: F401  # before MLflow is imported, which reads its variables then
 from cmgems.config.command_line import COMMAND, run_command
 from cmgems.config.schema import TRACKING_URI, NpmiConfig, PretrainConfig
 from cmgems.data.corpus import Corpus, load_corpus
@@ -18,7 +19,7 @@ from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import count_kmers
 from cmgems.downstream.settings import BenchmarkConfig
-from cmgems.errors import CmgemsError, UserError
+from cmgems.errors import CmgemsError, IncompleteError, UserError
 from cmgems.masking.npmi import Counts, human_counts, npmi_from_counts, write_npmi
 from cmgems.runtime.logging import configure_logging
 from cmgems.runtime.process import exit_on_error
@@ -137,14 +138,16 @@ class Sync(Settings):
         """Send the rest of each run, and say what was sent; a folder that fails does not keep the others back."""
         from cmgems.tracking.outbox import sync  # here, because it takes seconds to import
 
-        errors = []
+        errors: list[CmgemsError] = []
         for folder in self.folders:
             try:
                 print(sync(folder))
             except CmgemsError as error:
-                errors.append(str(error))
+                errors.append(error)
         if errors:
-            raise UserError("\n  ".join(errors))
+            kinds = {type(error) for error in errors}
+            kind = kinds.pop() if len(kinds) == 1 else IncompleteError
+            raise kind("\n  ".join(map(str, errors)))
 
 
 class Benchmark(BenchmarkConfig):

@@ -62,7 +62,7 @@ class InUseError(UnavailableError):
     """Another process has the run's folder; it may be about to end."""
 
 
-class Interrupted(Exception):  # noqa: N818  # not an error: the run was asked to stop
+class Interrupted(BaseException):  # not an error: no `except Exception` is to take it
     """A signal asked the run to stop. The message says where its state is."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: retry later

@@ -5,6 +5,7 @@ import sys
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+import cmgems.tracking  # noqa: F401  # before MLflow is imported, which reads its variables then
 from cmgems.config.command_line import COMMAND, run_command
 from cmgems.downstream.settings import FinetuneConfig
 from cmgems.runtime.logging import configure_logging

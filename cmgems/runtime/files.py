@@ -71,10 +71,14 @@ def new_token() -> str:
     return uuid.uuid4().hex[:12]
 
 
-def remove_leftovers(parent: Path) -> None:
-    """Remove incomplete files and folders of a process that was killed. Only where no other process writes."""
-    for leftover in parent.glob("*.partial"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def remove_leftovers(parent: Path, name: str = "*") -> None:
+    """Remove incomplete files and folders of a process that was killed, of one name or of any. Only where no other
+    process writes."""
+    for leftover in parent.glob(f".{name}.*.partial"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def put_in_place(partial: Path, folder: Path) -> None:

@@ -112,8 +112,9 @@ def _share_of_machine(number: int, workers: int) -> dict[str, str]:
 
     gpus = torch.cuda.device_count()
     if gpus >= workers:
-        own = range(number * gpus // workers, (number + 1) * gpus // workers)
-        return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, own))}
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # indices, or names of GPUs or of their parts
+        names = visible.split(",") if visible else list(map(str, range(gpus)))
+        return {"CUDA_VISIBLE_DEVICES": ",".join(names[number * gpus // workers : (number + 1) * gpus // workers])}
     cores = len(os.sched_getaffinity(0))
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // workers))}
 

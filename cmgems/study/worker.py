@@ -20,6 +20,7 @@ from cmgems.downstream.setup import Scoring, open_scoring
 from cmgems.downstream.subjects import Candidate, kmer_regression, random_weights
 from cmgems.errors import CmgemsError, UserError
 from cmgems.model.bert import build_model
+from cmgems.runtime.files import remove_leftovers
 from cmgems.study.cells import Cell, missing_parts, numeric_settings, open_record, record_path
 from cmgems.study.gaps import GapScorer
 from cmgems.study.machine import describe_machine
@@ -62,7 +63,8 @@ class Worker:
         return failures
 
     def _complete(self, cell: Cell) -> None:
-        record = open_record(self.study, cell)
+        record, path = open_record(self.study, cell), record_path(self.study, cell)
+        remove_leftovers(path.parent, path.name)
         for part in missing_parts(self.study, cell, record):
             began = time.monotonic()
             self._check_corpus(cell, record)
@@ -76,7 +78,7 @@ class Worker:
             record.seconds[what] = round(record.seconds.get(what, 0.0) + time.monotonic() - began, 1)
             record.machine = describe_machine()
             record.versions = {name: version(name) for name in _LIBRARIES}
-            write_record(record_path(self.study, cell), record)
+            write_record(path, record)
             self.on_part(cell, part)
         self.run.publish(cell.name, open_record(self.study, cell))  # the numbers as they are kept
 

@@ -28,8 +28,9 @@ _SECONDS_TO_ANSWER = 10
 TRANSIENT_STATUSES = (408, 409, 425, 429, 499)
 
 
-def tracking_problem(uri: str) -> str | None:
-    """Return why a tracking store cannot be reached; None if it can, or if that cannot be checked."""
+def tracking_problem(uri: str) -> CmgemsError | None:
+    """Return why a tracking store cannot be reached: a UserError where no retry would help, else an UnavailableError;
+    None if it can be reached, or if that cannot be checked."""
     try:
         if uri.startswith("sqlite:///"):
             folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
@@ -43,11 +44,13 @@ def tracking_problem(uri: str) -> str | None:
                 raise_on_status=False,
             )
             if answer.status_code >= 500:  # others may be from a server that wants a password
-                return f"HTTP status {answer.status_code}"
+                return UnavailableError(f"HTTP status {answer.status_code}")
         elif uri.startswith(("postgresql", "mysql", "mssql")):
             create_engine(uri).connect().close()
     except (MlflowException, OSError, SQLAlchemyError, ImportError, ValueError, CmgemsError) as error:
-        return hide_password(summarize_error(error))
+        is_users = isinstance(error, UserError | ImportError | ArgumentError | ValueError)
+        kind = UserError if is_users and not isinstance(error, OSError) else UnavailableError  # requests mixes them
+        return kind(hide_password(summarize_error(error)))
     return None
 
 

@@ -14,7 +14,7 @@ from mlflow.entities import LifecycleStage, Metric, RunTag
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
-from cmgems.errors import UserError
+from cmgems.errors import UnavailableError, UserError
 from cmgems.runtime.logging import hide_password
 from cmgems.runtime.progress import ProgressLines
 from cmgems.tracking.client import TRANSIENT_STATUSES, is_refusal
@@ -35,7 +35,11 @@ def sync(folder: Path) -> str:
     Raises
     ------
     UserError
-        If there is no run, if it has not ended, or if MLflow does not take all.
+        If there is no run, or MLflow refuses a message, as of a run that was deleted.
+    InUseError
+        If it has not ended.
+    UnavailableError
+        If MLflow does not answer.
     """
     if not (folder / JOURNAL).is_file():
         raise UserError(f"{folder} is not the folder of a run: there is no {JOURNAL} in it")
@@ -47,7 +51,8 @@ def sync(folder: Path) -> str:
                 progress.update(done)
     except Exception as error:
         [first] = journal.unsent(1)
-        raise UserError(
+        refused = isinstance(error, MlflowException) and is_refusal(error.get_http_status_code(), _RETRYABLE_STATUSES)
+        raise (UserError if refused else UnavailableError)(
             hide_password(
                 f"{folder}: MLflow at {first.place.uri} does not take {journal.count_unsent()} of {number} messages, "
                 f"which stay in {journal.path} ({summarize_error(error)})"

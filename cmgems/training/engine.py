@@ -144,13 +144,16 @@ def _fill_deepspeed_config(accelerator: Accelerator, config: PretrainConfig, pla
         "gradient_clipping": config.optimizer.clip_norm,
     }
     deepspeed.pop("train_batch_size", None)  # the product of the others: Accelerate fills it in
+    overridden = []
     for name, value in settings.items():
         if deepspeed.get(name, "auto") not in ("auto", 1, value):
-            logger.warning(f"DeepSpeed config: {name} {deepspeed[name]} is overridden by the recipe's {value}")
+            overridden.append(f"{name} {deepspeed[name]} is overridden by the recipe's {value}")
         deepspeed[name] = value
     for kind in ("bf16", "fp16"):
         wanted = config.training.precision == kind
         if deepspeed.get(kind, {}).get("enabled", wanted) not in ("auto", wanted):
-            logger.warning(f"DeepSpeed config: {kind} is overridden by the recipe's {config.training.precision}")
+            overridden.append(f"{kind} is overridden by the recipe's {config.training.precision}")
         deepspeed[kind] = {**deepspeed.get(kind, {}), "enabled": wanted}
+    for problem in overridden if accelerator.is_local_main_process else ():
+        logger.warning(f"DeepSpeed config: {problem}")
     deepspeed["steps_per_print"] = config.training.steps + 1  # our own log says more

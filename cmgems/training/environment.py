@@ -20,7 +20,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from cmgems import __version__
-from cmgems.errors import UnavailableError, UserError
+from cmgems.errors import UserError
 from cmgems.runtime import process
 from cmgems.runtime.files import check_writable
 from cmgems.runtime.logging import hide_password
@@ -37,7 +37,7 @@ def preflight(output: Path, tracking_uri: str, needs_tracking: bool) -> None:
     Raises
     ------
     UserError
-        If nothing can be written to the folder `output`.
+        If nothing can be written to the folder `output`, or MLflow is needed and its address is wrong.
     UnavailableError
         If MLflow is needed and does not answer.
     """
@@ -47,7 +47,7 @@ def preflight(output: Path, tracking_uri: str, needs_tracking: bool) -> None:
     logger.info(f"cmgems {__version__} ({installed})\noutput: {check_writable('output', output)}")
     problem, shown = tracking_problem(tracking_uri), hide_password(tracking_uri)
     if problem and needs_tracking:
-        raise UnavailableError(
+        raise type(problem)(
             f"tracking.uri {shown}: {problem}. A new run has to be made there: start the server, name another "
             "place, or log to a file with --tracking.uri sqlite:///mlflow.db and no server"
         )

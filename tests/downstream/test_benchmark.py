@@ -19,7 +19,7 @@ from cmgems.downstream import finetuning
 from cmgems.downstream.finetuning import start_processes
 from cmgems.downstream.settings import BenchmarkConfig
 from cmgems.downstream.subjects import model_subject, run_folder
-from cmgems.errors import UserError
+from cmgems.errors import Interrupted, UserError
 from cmgems.runtime import process
 from cmgems.tracking.journal import Journal, MlflowRunRef
 from tests.downstream.models import ours
@@ -124,6 +124,16 @@ def test_seeds_begin_where_told_and_k_mers_have_the_lengths_that_are_told(place,
     parent = json.loads((place / "run/downstream/mlflow.json").read_text())["run"]
     metrics = MlflowClient(tracking_uri=mlflow_uri).get_run(parent).data.metrics
     assert {"toys-probe/mcc_kmers/one", "toys-probe/mcc_3-mer-regression/one"} <= set(metrics)
+
+
+def test_a_signal_is_no_failure_of_a_score(place, mlflow_uri, monkeypatch):
+    def stopped(*_, **__):
+        raise Interrupted("stopped by SIGTERM")
+
+    monkeypatch.setattr("cmgems.downstream.benchmark.find_or_compute", stopped)
+    with pytest.raises(SystemExit) as stop:
+        benchmark(place, mlflow_uri)
+    assert stop.value.code == 75
 
 
 def test_a_task_that_fails_does_not_keep_the_others_back(place, mlflow_uri, capsys):

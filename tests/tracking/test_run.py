@@ -338,7 +338,7 @@ def test_sync_names_a_server_that_does_not_answer(broken_off, folder, capsys):
     before = (folder / "tracking.sent").read_text()
     with pytest.raises(SystemExit) as stop:
         main(["sync", str(folder)])
-    assert stop.value.code == 2
+    assert stop.value.code == 69
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: {folder}: MLflow at {NOWHERE} does not take 12 of 12 messages, which stay in")
     assert (folder / "tracking.sent").read_text() == before
@@ -359,7 +359,7 @@ def test_sync_sends_what_it_can_of_several_runs(open_run, folder, database, tmp_
 def test_sync_leaves_a_run_that_goes_on_alone(open_run, database, folder, capsys):
     with open_run(database), pytest.raises(SystemExit) as stop:
         main(["sync", str(folder)])
-    assert stop.value.code == 2
+    assert stop.value.code == 69
     assert "is in use: its run has not ended, and sends to MLflow by itself" in capsys.readouterr().err
 
 

@@ -82,7 +82,7 @@ def test_a_database_needs_a_folder_that_can_be_made(tmp_path):
     for folder in (tmp_path, tmp_path / "new/folder"):
         assert tracking_problem(f"sqlite:///{folder}/mlflow.db") is None
     (tmp_path / "file").touch()
-    assert f"{tmp_path}/file is no folder" in tracking_problem(f"sqlite:///{tmp_path}/file/mlflow.db")
+    assert f"{tmp_path}/file is no folder" in str(tracking_problem(f"sqlite:///{tmp_path}/file/mlflow.db"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -92,20 +92,22 @@ def test_a_server_that_answers_can_be_reached_also_if_it_wants_a_password(server
 
 
 def test_a_server_that_is_away_or_broken_cannot_be_reached(server):
-    assert "Connection refused" in tracking_problem(CLOSED)
-    assert tracking_problem(server(502)) == "HTTP status 502"
+    assert "Connection refused" in str(tracking_problem(CLOSED))
+    assert str(tracking_problem(server(502))) == "HTTP status 502"
 
 
 @pytest.mark.parametrize(
-    ("uri", "problem"),
+    ("uri", "problem", "kind"),
     [
-        ("postgresql+psycopg2://nobody:nothing@127.0.0.1:1/mlflow", "Connection refused"),
-        ("postgresql+pg8000://nobody@127.0.0.1:1/mlflow", "No module named 'pg8000'"),
-        ("postgresql://nobody@host:port/mlflow", "'port'"),
+        ("postgresql+psycopg2://nobody:nothing@127.0.0.1:1/mlflow", "Connection refused", UnavailableError),
+        ("postgresql+pg8000://nobody@127.0.0.1:1/mlflow", "No module named 'pg8000'", UserError),
+        ("postgresql://nobody@host:port/mlflow", "'port'", UserError),
     ],
 )
-def test_a_database_server_that_is_away_without_a_driver_or_misspelt_cannot_be_reached(uri, problem):
-    assert problem in tracking_problem(uri)
+def test_a_database_server_that_is_away_without_a_driver_or_misspelt_cannot_be_reached(uri, problem, kind):
+    found = tracking_problem(uri)
+    assert problem in str(found)
+    assert type(found) is kind
 
 
 def test_a_new_run_needs_its_tracking_server_and_one_that_goes_on_does_not(tmp_path, capsys):
