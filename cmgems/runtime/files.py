@@ -74,7 +74,7 @@ def new_token() -> str:
 def remove_leftovers(parent: Path, name: str = "*") -> None:
     """Remove incomplete files and folders of a process that was killed, of one name or of any. Only where no other
     process writes."""
-    for leftover in parent.glob(f".{name}.*.partial"):
+    for leftover in parent.glob("*.partial" if name == "*" else f".{name}.*.partial"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
