@@ -33,7 +33,7 @@ def dataset_units(source: str) -> Iterator[Unit]:
         If the dataset cannot be loaded, or lacks the columns of a genome; while the text is read, if a chromosome has
         no name, a start is not a position, or a sequence is not text.
     """
-    loaded = load_dataset(source)
+    loaded = load_dataset(source, text_columns=("sequence", "chromosome"))
     parts: dict[Any, Any] = loaded if isinstance(loaded, datasets.DatasetDict) else {None: loaded}
     for dataset in parts.values():
         if "sequence" not in dataset.column_names:
@@ -117,7 +117,7 @@ def _cells(dataset: Any, order: npt.NDArray[np.int64], source: str) -> Iterator[
     rows = dataset.select_columns("sequence").with_format("arrow")
     for first, last in _consecutive(order):
         # The table is a view of the file on disk, and so are the cells.
-        cells = _as_binary(rows[first:last]["sequence"], source)
+        cells = _as_binary(rows[first:last]["sequence"], source, first)
         lengths = pc.binary_length(cells).fill_null(0).to_pylist()
         for i, length in enumerate(lengths):
             yield first + i, _cell_parts(cells.slice(i, 1), length)
@@ -138,7 +138,11 @@ def _cell_parts(cell: Any, length: int) -> Iterator[bytes]:
         yield text.translate(None, WHITESPACE)
 
 
-def _as_binary(column: Any, source: str) -> Any:
+def _as_binary(column: Any, source: str, row: int) -> Any:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         raise UserError(f"{source}: the column `sequence` is not text but {column.type}")
+    try:
+        column.validate(full=True)  # offsets that point out of a damaged file would end the process
+    except pa.ArrowException as error:
+        raise UserError(f"{source}, from row {row}: damaged ({error}); fetch or save it again") from error
     return column.cast(pa.large_binary())

@@ -1,24 +1,33 @@
-"""Genome files: FASTA and GenBank, plain, gzip-compressed or in zip archives, in parts of bounded size."""
+"""Genome files: FASTA and GenBank, plain, compressed or in zip archives, in parts of bounded size."""
 
-import gzip
-import io
+import logging
+import re
 import zipfile
-import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from fnmatch import fnmatch
+from functools import cache
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from cmgems.data import genome_text
-from cmgems.data.genome_text import Text, Unit
+from cmgems.data.genome_text import WHITESPACE, Text, Unit
+from cmgems.data.streams import text_stream
 from cmgems.errors import UserError
 
-_FASTA_SUFFIXES = {".fa", ".fasta", ".fna", ".fas", ".ffn"}
-_GENBANK_SUFFIXES = {".gb", ".gbk", ".gbff", ".genbank"}
+logger = logging.getLogger(__name__)
 
-GENOME_SUFFIXES = _FASTA_SUFFIXES | _GENBANK_SUFFIXES | {".gz", ".zip"}
+_FASTA_SUFFIXES = {".fa", ".fasta", ".fna", ".fas", ".ffn", ".fsa", ".frn"}
+_GENBANK_SUFFIXES = {".gb", ".gbk", ".gbff", ".genbank"}
+_PROTEIN_SUFFIXES = {".faa", ".pep", ".mpfa"}
+_COMPRESSED_SUFFIXES = {".gz", ".bgz", ".bz2", ".xz"}
+
+GENOME_SUFFIXES = _FASTA_SUFFIXES | _GENBANK_SUFFIXES | _COMPRESSED_SUFFIXES | {".zip"}
 """What the names of genome files end in, lower case."""
 
-_DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
+_NAMES_SHOWN = 5
+_LONGEST_LINE = 1 << 20  # bytes of a header, which is read whole
+_LOCUS = re.compile(rb"LOCUS\s+\S+\s+(\d+) bp\s")
 
 
 def is_zip(path: Path) -> bool:
@@ -34,7 +43,7 @@ def is_zip(path: Path) -> bool:
 
 
 def file_units(path: Path) -> Iterator[Unit]:
-    """Yield a FASTA or GenBank file, plain or gzip-compressed.
+    """Yield a FASTA or GenBank file, plain or compressed (gzip, bgzip, bzip2, xz).
 
     Raises
     ------
@@ -47,8 +56,16 @@ def file_units(path: Path) -> Iterator[Unit]:
         yield Unit(str(path), "line", _file_texts(file, str(path)))
 
 
-def archive_units(path: Path) -> Iterator[Unit]:
-    """Yield the FASTA and GenBank files in a zip archive, one at a time.
+def archive_units(path: Path, pattern: str = "*") -> Iterator[Unit]:
+    """Yield the FASTA and GenBank files in a zip archive, one at a time; a warning names what is passed over.
+
+    Parameters
+    ----------
+    path
+        The archive.
+    pattern
+        Which names to look at, as `fnmatch` has it. What macOS adds (`__MACOSX/`, names that begin with a dot) is never
+        looked at.
 
     Raises
     ------
@@ -58,17 +75,62 @@ def archive_units(path: Path) -> Iterator[Unit]:
     OSError
         If the file cannot be read.
     """
+    passed_over: dict[str, list[str]] = {}  # names by reason
+    found = 0
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [name for name in archive.namelist() if _is_genome_name(name)]
-            if not members:
-                raise UserError(f"{path}: there are no FASTA or GenBank files in this archive")
+            members = [n for n in archive.namelist() if fnmatch(n, pattern) and not _is_folder_or_hidden(n)]
             for member in members:
                 name = f"{path}/{member}"
+                if reason := _why_no_genome(archive, member, name):
+                    passed_over.setdefault(reason, []).append(member)
+                    continue
+                found += 1
                 with _open_member(archive, member, name) as file:
                     yield Unit(name, "line", _file_texts(file, name))
     except zipfile.BadZipFile as error:
         raise UserError(f"{path}: damaged or cut short ({error}); fetch it again") from error
+    reasons = "; ".join(f"{_listed(names)} ({reason})" for reason, names in passed_over.items())
+    if not found:
+        raise UserError(f"{path}: there are no FASTA or GenBank files in this archive{reasons and f': {reasons}'}")
+    if reasons:
+        _warn_once(f"{path}: {len(members) - found} of {len(members)} files are passed over: {reasons}")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Log a warning; not again when the same input is read for the second time."""
+    logger.warning(message)
+
+
+def _is_folder_or_hidden(member: str) -> bool:
+    parts = PurePosixPath(member).parts
+    return member.endswith("/") or any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def _why_no_genome(archive: zipfile.ZipFile, member: str, name: str) -> str:
+    """Return why a file in an archive is not read; nothing for a genome, and for what its name says is one."""
+    suffix = _suffix(member)
+    if suffix in _PROTEIN_SUFFIXES:
+        return "proteins"
+    if suffix in _FASTA_SUFFIXES | _GENBANK_SUFFIXES:
+        return ""
+    try:
+        with _open_member(archive, member, name) as file, text_stream(file, name) as stream:
+            _first_line(stream, name)
+    except UserError as error:
+        return re.sub(r"^(, line \d+)?: ", "", str(error).removeprefix(name))
+    return ""
+
+
+def _suffix(name: str) -> str:
+    path = PurePosixPath(name.lower())
+    return PurePosixPath(path.stem).suffix if path.suffix in _COMPRESSED_SUFFIXES else path.suffix
 
 
 def _open_member(archive: zipfile.ZipFile, member: str, name: str) -> IO[bytes]:
@@ -78,65 +140,57 @@ def _open_member(archive: zipfile.ZipFile, member: str, name: str) -> IO[bytes]:
         raise UserError(f"{name}: cannot be unpacked ({error}); unpack it yourself and give the file") from error
 
 
-def _is_genome_name(name: str) -> bool:
-    name = name.lower().removesuffix(".gz")
-    return Path(name).suffix in _FASTA_SUFFIXES | _GENBANK_SUFFIXES
-
-
 def _file_texts(file: IO[bytes], name: str) -> Iterator[Text]:
-    """Yield the text of an open FASTA or GenBank file, plain or gzip-compressed."""
-    text = Text("", 1, b"")
-    try:
-        stream = _decompressed(file)
-        reader = _fasta_texts if _first_line(stream, name).startswith(b">") else _genbank_texts
-        for text in reader(stream, name):
-            yield text
-    except _DAMAGED as error:
-        number = text.number + text.text.count(b"\n")
-        raise UserError(f"{name}, after line {number}: damaged or cut short ({error}); fetch it again") from error
+    """Yield the text of an open FASTA or GenBank file, plain or compressed."""
+    with text_stream(file, name) as stream:
+        number, line = _first_line(stream, name)
+        reader = _fasta_texts if line.startswith(b">") else _genbank_texts
+        yield from reader(stream, name, number, line)
 
 
-def _decompressed(file: IO[bytes]) -> io.BufferedIOBase:
-    is_gzip = file.read(2) == b"\x1f\x8b"
-    file.seek(0)
-    return io.BufferedReader(gzip.GzipFile(fileobj=file)) if is_gzip else file  # type: ignore[return-value]
-
-
-def _first_line(stream: io.BufferedIOBase, name: str) -> bytes:
-    """Return the first line that is not blank, which tells the format, and go back to the start of `stream`."""
+def _first_line(stream: BufferedReader, name: str) -> tuple[int, bytes]:
+    """Return the first line that is not blank, which tells the format, and its number."""
     number = 0
-    # The limit keeps a file without line ends, which is no genome, out of memory.
-    while line := stream.readline(genome_text.BLOCK):
+    while line := _whole_line(stream, name, number + 1):
         number += 1
         if line.strip():
             if not line.startswith((b">", b"LOCUS")):
                 raise UserError(f"{name}, line {number}: neither FASTA (a line that begins with >) nor GenBank (LOCUS)")
-            stream.seek(0)
-            return line
+            return number, line
     raise UserError(f"{name}, line 1: the file is empty")
 
 
-def _fasta_texts(stream: io.BufferedIOBase, name: str) -> Iterator[Text]:
+def _whole_line(stream: BufferedReader, name: str, number: int, begin: bytes = b"") -> bytes:
+    """Return the line that `begin` is the beginning of; the limit keeps what is no text out of memory."""
+    line = begin if begin.endswith(b"\n") else begin + stream.readline(_LONGEST_LINE)
+    if len(line) >= _LONGEST_LINE and line.startswith(b">"):
+        raise UserError(f"{name}, line {number}: a header of more than {_LONGEST_LINE:,} bytes")
+    return line
+
+
+def _fasta_texts(stream: BufferedReader, name: str, number: int, line: bytes) -> Iterator[Text]:
     record = ""
-    for number, is_header, text in _fasta_sections(stream):
+    for at, is_header, text in _fasta_sections(stream, name, number, line):
         if is_header:
-            record = _record_name(text[1:], name, number)
-            yield Text(record, number, b"", begins="record")
-        elif record:  # only blank lines stand before the first record
-            yield Text(record, number, text)
+            record = _record_name(text[1:], name, at)
+            yield Text(record, at, b"", begins="record")
+        else:
+            yield Text(record, at, text)
 
 
-def _fasta_sections(stream: io.BufferedIOBase) -> Iterator[tuple[int, bool, bytes]]:
+def _fasta_sections(stream: BufferedReader, name: str, number: int, line: bytes) -> Iterator[tuple[int, bool, bytes]]:
     """Yield (line number, whether it is a header, text): a header line, or about `BLOCK` bytes of sequence at most.
 
-    A sequence line may be as long as a chromosome: it is read in parts. Header lines are always whole.
+    A sequence line may be as long as a chromosome: it is read in parts. Header lines, such as the first `line`, are
+    always whole.
     """
-    number = 1
+    yield number, True, line
+    number += 1
     at_line_start = True
     while block := stream.read(genome_text.BLOCK):
         last_line = block.rfind(b"\n") + 1
         if block.startswith(b">", last_line) and (last_line or at_line_start):
-            block += stream.readline()
+            block = block[:last_line] + _whole_line(stream, name, number + block.count(b"\n"), block[last_line:])
         has_header = b">" in block  # most have none, which one letter tells faster than two
         begin = 0
         while begin < len(block):
@@ -149,29 +203,50 @@ def _fasta_sections(stream: io.BufferedIOBase) -> Iterator[tuple[int, bool, byte
         at_line_start = block.endswith(b"\n")
 
 
-def _genbank_texts(stream: io.BufferedIOBase, name: str) -> Iterator[Text]:
+def _genbank_texts(stream: BufferedReader, name: str, number: int, line: bytes) -> Iterator[Text]:
     record = ""
     in_sequence = False
-    for first, lines in _numbered_lines(stream):
+    expected, length = None, 0
+    for first, lines in _numbered_lines(stream, number, line):
         sequence: list[bytes] = []
         for number, line in enumerate(lines, start=first):
             if line.startswith(b"LOCUS"):
                 _require_end(record, name, number)
                 record = _record_name(line[5:], name, number)
+                expected, length = _locus_length(line), 0
                 yield Text(record, number, b"", begins="record")
             elif line.startswith(b"ORIGIN"):
                 if not record:
                     raise UserError(f"{name}, line {number}: a sequence without a LOCUS line before it")
                 in_sequence = True
             elif line.startswith(b"//"):
-                yield _genbank_sequence(record, number, sequence)
+                text = _genbank_sequence(record, number, sequence)
+                yield text
+                length += len(text.text.translate(None, WHITESPACE))
+                _require_length(record, name, number, length, expected)
                 sequence = []
                 record, in_sequence = "", False
             elif in_sequence:
                 sequence.append(line)
         if sequence:
-            yield _genbank_sequence(record, first + len(lines), sequence)
+            text = _genbank_sequence(record, first + len(lines), sequence)
+            yield text
+            length += len(text.text.translate(None, WHITESPACE))
     _require_end(record, name, first + len(lines) - 1)
+
+
+def _locus_length(line: bytes) -> int | None:
+    """Return the number of nucleotides that a LOCUS line gives, if it does."""
+    match = _LOCUS.match(line)
+    return int(match[1]) if match else None
+
+
+def _require_length(record: str, name: str, number: int, length: int, expected: int | None) -> None:
+    if length and expected is not None and length != expected:  # without any, the record has no sequence
+        raise UserError(
+            f"{name}, line {number}: record {record} has {length:,} nucleotides, its LOCUS line says {expected:,}; "
+            "is the file cut short?"
+        )
 
 
 def _require_end(record: str, name: str, number: int) -> None:
@@ -179,9 +254,10 @@ def _require_end(record: str, name: str, number: int) -> None:
         raise UserError(f"{name}, line {number}: record {record} does not end in //; is the file cut short?")
 
 
-def _numbered_lines(stream: io.BufferedIOBase) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield (number of the first line, about `BLOCK` bytes of lines)."""
-    number = 1
+def _numbered_lines(stream: BufferedReader, number: int, line: bytes) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield (number of the first line, about `BLOCK` bytes of lines): the first `line`, and those of `stream`."""
+    yield number, [line]
+    number += 1
     while lines := stream.readlines(genome_text.BLOCK):
         yield number, lines
         number += len(lines)

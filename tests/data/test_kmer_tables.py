@@ -30,7 +30,7 @@ def test_counts_come_in_any_order_and_absent_kmers_count_0(tmp_path: Path) -> No
         ("kmer,count\nAA,1\nACG,2\n", "line 3: 'ACG' has 3 nucleotides, the k-mers above it have 2"),
         ("kmer,count\nAA,1\nAC,-2\n", "line 3: count is '-2'"),
         ("kmer,count\nAA,1\nAC,2.5\n", "line 3: count is '2.5'"),
-        ("kmer,count\nAA,1\nAC\n", "line 3: count is ''"),
+        ("kmer,count\nAA,1\nAC\n", "line 3: there is no cell in the column count"),
         ("kmer,count\nAA,1\nAC,2\nAA,3\n", "line 4: 'AA' stands in the file twice; first: .*line 2"),
         ("kmer,count\nA,1\n", "line 2: 'A' must have 2 to 8 nucleotides"),
     ],
