@@ -1,4 +1,4 @@
-"""The `cmgems` command: `cmgems prepare`, `npmi`, `plan`, `benchmark`, `report`, `study`, `sync`."""
+"""The `cmgems` command: `cmgems prepare`, `verify`, `npmi`, `plan`, `benchmark`, `report`, `study`, `sync`."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubComm
 import cmgems.tracking  # noqa: F401  # before MLflow is imported, which reads its variables then
 from cmgems.config.command_line import COMMAND, run_command
 from cmgems.config.schema import TRACKING_URI, NpmiConfig, PretrainConfig
-from cmgems.data.corpus import Corpus, load_corpus
+from cmgems.data.corpus import Corpus, load_corpus, verify_corpus
 from cmgems.data.kmer_tables import read_counts
 from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
@@ -43,7 +43,26 @@ class Prepare(PrepareConfig):
         manifest = prepare_corpus(PrepareConfig(**self.model_dump(exclude={"output"})), self.output)
         for name, split in manifest["splits"].items():
             print(f"{name}: {split['windows']:,} windows, {split['tokens']:,} {self.k}-mers")
-        print(f"{self.output}: {manifest['duplicates_dropped']:,} duplicate windows dropped")
+        n = manifest["nucleotides"]
+        short = n["in_inputs"] - n["in_windows"] - n["ambiguous"] - n["in_duplicates"]
+        print(
+            f"{self.output}: {n['in_windows']:,} of {n['in_inputs']:,} nucleotides; left out: {n['ambiguous']:,} other "
+            f"than A, C, G, T, {n['in_duplicates']:,} in {manifest['duplicates_dropped']:,} duplicate windows, "
+            f"{short:,} in stretches of fewer than {self.min_window_tokens} tokens"
+        )
+
+
+class Verify(Settings):
+    """Read corpora completely, and compare their files with the checksums that `cmgems prepare` noted."""
+
+    folders: CliPositionalArg[list[Path]] = Field(min_length=1)
+    """Folders written by `cmgems prepare`."""
+
+    def cli_cmd(self) -> None:
+        """Say of each that it is intact; the first that is not ends the command."""
+        for folder in self.folders:
+            corpus = verify_corpus(folder)
+            print(f"{folder}: intact, {len(corpus.train) + len(corpus.validation):,} windows, {corpus.fingerprint}")
 
 
 class Npmi(Settings):
@@ -247,10 +266,12 @@ class Commands(BaseSettings):
     """Tools around cmgems/pretrain.py: corpora, NPMI tables, plans, downstream scores, studies, unsent tracking
     data."""
 
-    model_config = SettingsConfigDict(**COMMAND, cli_prog_name="cmgems")
+    model_config = SettingsConfigDict(**COMMAND, cli_prog_name="cmgems", use_attribute_docstrings=True)
 
     prepare: CliSubCommand[Prepare]
     """Cut genomes into the windows of a training corpus."""
+    verify: CliSubCommand[Verify]
+    """Compare a corpus with its checksums."""
     npmi: CliSubCommand[Npmi]
     """Compute the NPMI of all k-mers."""
     plan: CliSubCommand[Plan]

@@ -1,12 +1,15 @@
 """The `cmgems` command as a user calls it."""
 
 import csv
+import re
+import shutil
 import zipfile
 
 import datasets
 import numpy as np
 import pytest
 
+import cmgems
 from cmgems import cli
 from cmgems.cli import main
 from cmgems.data.corpus import load_corpus
@@ -83,7 +86,9 @@ def test_npmi_of_the_human_counts_that_ship_with_cmgems(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "subcommand is required"),
+        (["preprae", "x"], "preprae: cmgems has no such subcommand (did you mean prepare?)"),
+        (["prepare", "x", "--windowtokens", "20", "--output", "x"], "--windowtokens: unknown option (did you mean --w"),
+        (["prepare", "--output", "x"], "command line: the following arguments are required: INPUTS"),
         (["prepare", "/no/such.fa", "--output", "x"], "/no/such.fa"),
         (["prepare", "a.fa", "--output", "x", "-k", "9"], "k: Input should be less than or equal to 8"),
         (["prepare", "a.fa", "--otput", "x"], "--otput"),
@@ -103,6 +108,82 @@ def test_a_mistake_gives_one_message_and_exit_code_2(capsys, arguments, message)
     assert error.startswith("error: ")
     assert message in error
     assert "Traceback" not in error
+
+
+def test_alone_it_shows_its_subcommands(capsys):
+    shown = fails(capsys, [])
+    for name, field in cli.Commands.model_fields.items():
+        assert re.search(rf"^ +{name} +{re.escape(field.description.split()[0])}", shown, re.MULTILINE)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"cmgems {cmgems.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "[chr1].fa",
+        "{a}.fa",
+        "chr1,chr2.fa",
+        '"x".fa',
+        "null",
+        "a b.fa",
+        "é.fa",
+        "q'.fa",
+        "b\\.fa",
+        "$x;.fa",
+        "1.5",
+        "true",
+    ],
+)
+def test_any_name_of_a_file_is_taken(genome, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(genome, name)
+    main(["prepare", name, "--output", "corpus"])
+    assert load_corpus(tmp_path / "corpus").manifest["inputs"][0]["name"] == name
+
+
+@pytest.mark.parametrize(
+    "lists", [["a", "b"], ["a,b"], ["a", "--validation_chromosomes", "b"], ['["a", "b"]'], ["a, b"]]
+)
+def test_a_list_has_commas_or_blanks(genome, tmp_path, lists):
+    main(["prepare", str(genome), "--validation_chromosomes", *lists, "--output", str(tmp_path / "c")])
+    assert set(load_corpus(tmp_path / "c").validation["chromosome"]) == {"a", "b"}
+
+
+def test_what_follows_a_list_is_the_input_where_none_stands_before_it(genome, tmp_path):
+    main(["prepare", "--output", str(tmp_path / "c"), "--validation_chromosomes", "a,b", str(genome)])
+    assert set(load_corpus(tmp_path / "c").validation["chromosome"]) == {"a", "b"}
+
+
+@pytest.mark.parametrize("option", ["-k", "--k"])
+def test_an_option_of_one_letter_has_one_dash_or_two(genome, tmp_path, option):
+    main(["prepare", str(genome), option, "4", "--output", str(tmp_path / "c")])
+    assert load_corpus(tmp_path / "c").k == 4
+
+
+def test_prepare_says_what_is_in_no_window(tmp_path, capsys):
+    twice = "".join(np.random.default_rng(2).choice(list("ACGT"), 30))
+    (tmp_path / "genome.fa").write_text(f">a\n{twice}NNNACGT{'N' * 3}{twice}\n>b\n{twice[::-1]}AC\n")
+    main(["prepare", str(tmp_path / "genome.fa"), "--output", str(tmp_path / "c"), "--full_length_share", "1"])
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"{tmp_path}/c: 62 of 102 nucleotides; left out: 6 other than A, C, G, T, 30 in 1 duplicate windows, "
+        "4 in stretches of fewer than 5 tokens"
+    )
+
+
+def test_a_changed_corpus_is_refused_and_an_intact_one_verified(genome, tmp_path, capsys):
+    main(["prepare", str(genome), "--output", str(tmp_path / "c")])
+    main(["verify", str(tmp_path / "c")])
+    assert f"{tmp_path}/c: intact, " in capsys.readouterr().out
+    with (tmp_path / "c" / "kmer_counts.csv").open("a") as file:
+        file.write("\n")
+    for command in (["verify", str(tmp_path / "c")], ["npmi", "--corpus", str(tmp_path / "c"), "--output", "x.csv"]):
+        assert "kmer_counts.csv: not the file that `cmgems prepare` wrote" in fails(capsys, command)
 
 
 def test_an_output_that_cannot_be_made_is_named(genome, tmp_path, capsys):

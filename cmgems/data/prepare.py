@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from itertools import compress, groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -59,7 +60,8 @@ def prepare_corpus(config: PrepareConfig, output: Path, progress: bool = True) -
     Returns
     -------
     dict
-        The manifest: format, config, inputs, chromosomes, splits, duplicates_dropped, fingerprint, files.
+        The manifest: format, config, inputs, chromosomes, splits, duplicates_dropped, nucleotides,
+        fingerprint, files.
 
     Raises
     ------
@@ -114,7 +116,7 @@ def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[s
         _SplitWriter(folder / "validation", config.k) as validation,
     ):
         writers: dict[Split, _SplitWriter] = {"train": train, "validation": validation}
-        windows, fingerprint = _write_windows(_split_windows(pieces, starts, config), writers, config.k)
+        cut, fingerprint = _write_windows(_split_windows(pieces, starts, config), writers, config.k)
     _check_windows(train, validation, config)
 
     for split, writer in writers.items():
@@ -127,7 +129,13 @@ def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[s
         "inputs": [_describe_input(source) for source in config.inputs],
         "chromosomes": [_describe_chromosome(name, size, starts) for name, size in chromosomes.items()],
         "splits": {split: writer.totals() for split, writer in writers.items()},
-        "duplicates_dropped": windows - train.windows - validation.windows,
+        "duplicates_dropped": cut.windows - train.windows - validation.windows,
+        "nucleotides": {
+            "in_inputs": total,
+            "in_windows": train.nucleotides + validation.nucleotides,
+            "ambiguous": sum(chromosome.ambiguous for chromosome in chromosomes.values()),
+            "in_duplicates": cut.nucleotides - train.nucleotides - validation.nucleotides,
+        },
         "fingerprint": fingerprint,
         "files": describe_files(folder),
     }
@@ -135,29 +143,38 @@ def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[s
     return manifest
 
 
+@dataclass
+class _Cut:
+    """What was cut out of a genome."""
+
+    windows: int = 0
+    nucleotides: int = 0
+
+
 def _write_windows(
     windows: Iterable[tuple[Split, Window]], writers: Mapping[Split, "_SplitWriter"], k: int
-) -> tuple[int, str]:
+) -> tuple[_Cut, str]:
     """Write the windows, each sequence once.
 
     Returns
     -------
-    int
-        Number of windows, duplicates included.
+    _Cut
+        How many were cut, duplicates included.
     str
         The fingerprint: SHA-256 over k and the windows written.
     """
     fingerprint = hashlib.sha256(f"k={k}\n".encode())
     seen = _SeenSequences()
-    number = 0
+    cut = _Cut()
     for batch in _batches(windows):
-        number += len(batch)
+        cut.windows += len(batch)
+        cut.nucleotides += sum(len(window.sequence) for _, window in batch)
         new = list(compress(batch, seen.add([window.sequence for _, window in batch])))
         lines = (f"{split}\t{chromosome}\t{start}\t{sequence}\n" for split, (chromosome, start, sequence) in new)
         fingerprint.update("".join(lines).encode())
         for split, group in groupby(new, key=itemgetter(0)):
             writers[split].add([window for _, window in group])
-    return number, fingerprint.hexdigest()
+    return cut, fingerprint.hexdigest()
 
 
 def _split_windows(
