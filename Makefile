@@ -13,7 +13,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # The demo takes two processes: on two GPUs or more, else on the CPU.
 GPUS   := $(shell nvidia-smi -L 2>/dev/null | wc -l)
-HIDE   := $(if $(filter 0 1,$(GPUS)),CUDA_VISIBLE_DEVICES=)
+HIDE   := $(if $(filter 0 1,$(GPUS)),CUDA_VISIBLE_DEVICES= DS_ACCELERATOR=cpu)
 # With GPUs any release that cmgems takes. TORCH can be set to any requirement, or to a CPU build.
 comma  := ,
 TORCH  ?= $(if $(filter 0,$(GPUS)),torch==2.13.0,torch>=2.13$(comma)<2.15)

@@ -1,4 +1,4 @@
-"""The `cmgems` command: `cmgems prepare`, `verify`, `npmi`, `plan`, `benchmark`, `report`, `study`, `sync`."""
+"""The `cmgems` command and its subcommands, from `cmgems prepare` to `cmgems sync`."""
 
 import json
 import sys
@@ -26,6 +26,7 @@ from cmgems.runtime.process import exit_on_error
 from cmgems.runtime.progress import ProgressLines
 from cmgems.settings import Settings
 
+LAUNCH_FILES = Path(__file__).resolve().parent / "deepspeed_configs"
 TOP_SHOWN = 5
 WINDOWS_AT_ONCE = 2000
 
@@ -145,6 +146,22 @@ class Plan(Settings):
         config = read_plan_recipe(self.recipe, json.loads(self.overrides))
         plan = make_plan(config, self.gpu, self.gpus, self.nodes, self.utilisation or UTILISATION)
         print(json.dumps(asdict(plan), indent=1) if self.json_ else show(plan))
+
+
+class LaunchFile(Settings):
+    """Print the path of a config file for `accelerate launch --config_file`."""
+
+    name: CliPositionalArg[str]
+    """Its name without `.yaml`: ddp, zero0 to zero3, zero2_offload, zero3_offload; with `_multinode` for several
+    machines."""
+
+    def cli_cmd(self) -> None:
+        """Print the path."""
+        path = LAUNCH_FILES / f"{self.name}.yaml"
+        if not path.is_file():
+            names = sorted(file.stem for file in LAUNCH_FILES.glob("*.yaml"))
+            raise UserError(f"{self.name}: there is no such launch file; there are: {', '.join(names)}")
+        print(path)
 
 
 class Sync(Settings):
@@ -276,6 +293,8 @@ class Commands(BaseSettings):
     """Compute the NPMI of all k-mers."""
     plan: CliSubCommand[Plan]
     """Say what a recipe needs on GPUs of some kind."""
+    launch_file: CliSubCommand[LaunchFile] = Field(alias="launch-file")
+    """Print the path of a config file for `accelerate launch`."""
     benchmark: CliSubCommand[Benchmark]
     """Score a model on a suite of downstream tasks."""
     report: CliSubCommand[Report]

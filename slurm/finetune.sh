@@ -15,6 +15,7 @@
 ACTIVATE=${ACTIVATE-source .venv/bin/activate}
 CONTAINER=${CONTAINER-}
 PROCESSES=${PROCESSES:-${SLURM_GPUS_ON_NODE:-1}}
+[ "$PROCESSES" -eq 1 ] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 eval "$ACTIVATE"
 set -uo pipefail

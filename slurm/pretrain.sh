@@ -27,7 +27,11 @@ PROCESSES=${PROCESSES:-${SLURM_GPUS_ON_NODE:-1}}
 MAX_RESTARTS=${MAX_RESTARTS:-50}
 # Seconds that a step and its checkpoint may take after a signal. --signal above has to leave more than that.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
-# The network that the nodes meet on, where the default is not the right one: NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME.
+# The network that the nodes meet on, where the default is not the right one: NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME; and
+# the first node's address or name in it: ADDRESS, or ADDRESS_SUFFIX, which is put after the name that SLURM has for it.
+ADDRESS=${ADDRESS-} ADDRESS_SUFFIX=${ADDRESS_SUFFIX-}
+# Threads of each process, on CPUs; several processes a node take one each unless this says otherwise.
+[ "$PROCESSES" -eq 1 ] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 set -uo pipefail
 [ $# -ge 2 ] || { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
@@ -62,7 +66,7 @@ start=$(newest_checkpoint)
 [ "$SLURM_NNODES" -gt 1 ] && several=_multinode || several=
 [ -f "$config" ] || config=deepspeed_configs/$config$several.yaml
 [ -f "$config" ] || [ -n "$CONTAINER" ] || { say "CONFIG: there is no file $config"; exit 2; }
-address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+address=${ADDRESS:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)$ADDRESS_SUFFIX}
 launch=(
     accelerate launch --config_file "$config"
     --num_machines "$SLURM_NNODES" --num_processes $((SLURM_NNODES * PROCESSES))
@@ -72,7 +76,7 @@ training=(
     cmgems/pretrain.py --config "$recipe" --output "$OUTPUT" --resume auto
     --launch.processes $((SLURM_NNODES * PROCESSES)) "$@"
 )
-say "on $SLURM_JOB_NODELIST, $PROCESSES process(es) a node, from ${start:-the beginning}; logs in $logs"
+say "on $SLURM_JOB_NODELIST, $PROCESSES process(es) a node, from ${start:-the beginning}; the nodes meet at $address; logs in $logs"
 # SLURM_EXPORT_ENV: also in a job that was submitted with --export=NONE, the tasks get what stands here.
 export ACTIVATE CONTAINER SLURM_EXPORT_ENV=ALL SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 # shellcheck disable=SC2016

@@ -107,7 +107,7 @@ def _short(word: str, options: Mapping[str, FieldInfo]) -> str:
 def subcommands_of(command: type[BaseSettings]) -> dict[str, type[BaseModel]]:
     """Return the settings of each subcommand, by its name."""
     return {
-        name: next(kind for kind in get_args(field.annotation) if kind is not type(None))
+        field.alias or name: next(kind for kind in get_args(field.annotation) if kind is not type(None))
         for name, field in command.model_fields.items()
         if _SUBCOMMAND in field.metadata
     }

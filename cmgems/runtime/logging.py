@@ -19,6 +19,8 @@ def configure_logging() -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.handlers = [_Console()]
+    # DeepSpeed says on every rank of a machine without GPUs that it has found none.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
 
 
 def hide_password(text: str) -> str:

@@ -25,6 +25,8 @@ from cmgems.model.cpu import keep_freed_memory
 from cmgems.runtime.process import is_launched, local_world_size, world_size
 from cmgems.runtime.signals import stop_on_signals
 
+_DEEPSPEED_CONFIG = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
+
 
 def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
     """Return the Accelerator of this process, and how the global batch is laid over the processes.
@@ -42,8 +44,10 @@ def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
     if not on_gpu:
         keep_freed_memory()
     several = is_launched()
-    if launched_with_deepspeed() and not on_gpu:
-        _skip_shared_memory_op()
+    if launched_with_deepspeed():
+        find_deepspeed_config(psutil.Process().parent())
+        if not on_gpu:
+            _skip_shared_memory_op()
     check_devices(config.training.precision, on_gpu)
     handlers = []
     if several:
@@ -122,19 +126,54 @@ def launcher_settings(launcher: psutil.Process | None) -> dict[str, Any]:
 
     The launcher does not always pass them on: some options make it forget its config file.
     """
-    try:
-        command = launcher.cmdline() if launcher else []
-    except psutil.Error:
-        return {}
-    if "launch" not in command or not any(Path(word).name.startswith("accelerate") for word in command):
-        return {}
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config_file", "--config-file", type=Path)
-    parser.add_argument("--num_processes", "--num-processes", type=int)
-    asked, _ = parser.parse_known_args(command[command.index("launch") + 1 :])
+    asked = _launcher_options(launcher)
     settings = yaml.safe_load(asked.config_file.read_text()) if asked.config_file else {}
     found = {name: settings[name] for name in ("distributed_type", "num_processes") if name in settings}
     return found if asked.num_processes is None else {**found, "num_processes": asked.num_processes}
+
+
+def find_deepspeed_config(launcher: psutil.Process | None) -> None:
+    """Make the path of the DeepSpeed config absolute, where the launcher's config file names one that is not in the
+    current folder: it may stand beside that config file, or under the folder above.
+
+    Raises
+    ------
+    UserError
+        If there is no such file.
+    """
+    named = Path(os.environ.get(_DEEPSPEED_CONFIG, "none"))
+    if str(named) == "none" or named.is_file():
+        return
+    config_file = _launcher_options(launcher).config_file
+    folder = config_file.absolute().parent if config_file else Path.cwd()
+    found = next((path for path in (folder / named.name, folder.parent / named) if path.is_file()), None)
+    if found is None:
+        beside = f", nor beside {config_file}" if config_file else ""
+        raise UserError(f"deepspeed_config_file {named}: there is no such file in {Path.cwd()}{beside}")
+    os.environ[_DEEPSPEED_CONFIG] = str(found)
+
+
+def _launcher_options(launcher: psutil.Process | None) -> argparse.Namespace:
+    """Return `config_file` and `num_processes` on the command line of `accelerate launch`; None for what is not there.
+
+    Raises
+    ------
+    UserError
+        If the config file's name is empty, which Accelerate takes for none.
+    """
+    try:
+        command = launcher.cmdline() if launcher else []
+    except psutil.Error:
+        command = []
+    is_accelerate = "launch" in command and any(Path(word).name.startswith("accelerate") for word in command)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config_file", "--config-file")
+    parser.add_argument("--num_processes", "--num-processes", type=int)
+    asked, _ = parser.parse_known_args(command[command.index("launch") + 1 :] if is_accelerate else [])
+    if asked.config_file == "":
+        raise UserError("accelerate launch: the name after --config_file is empty")
+    asked.config_file = Path(asked.config_file) if asked.config_file else None
+    return asked
 
 
 def distribution(accelerator: Accelerator) -> str:

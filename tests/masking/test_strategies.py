@@ -1,6 +1,8 @@
 """The batched strategies mask, token for token, what the plain loops of reference.py mask with the same draws."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cmgems.data.tokenizer import SPECIAL_TOKENS, encode_batch, vocabulary
+from cmgems.masking import strategies
 from cmgems.masking.centre_probability import (
     LONGEST_SOLVED,
     genemask_centre_probabilities,
@@ -282,3 +285,21 @@ def test_global_pmi_masks_the_same_whatever_the_seed_until_it_has_a_temperature(
             for seed in (1, 2)
         ]
         assert torch.equal(*masks) == equal
+
+
+def test_the_strategy_of_the_how_to_page_masks_a_block_at_a_random_place(ids, npmi):
+    page = (Path(__file__).parents[2] / "docs/how-to/add-a-strategy.md").read_text()
+    code = "from __future__ import annotations\n" + re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    names = dict(vars(strategies))
+    exec(compile(code, "add-a-strategy.md", "exec"), names)
+    block = names["Block"](tokens=4)
+    masked = block.select(ids, ids >= 5, npmi, random_of(ids))
+    assert torch.equal(masked, block.select(ids, ids >= 5, npmi, random_of(ids)))
+    firsts = set()
+    for row, valid in zip(masked, ids >= 5, strict=True):
+        places = [i for i, is_masked in enumerate(row[valid].tolist()) if is_masked]
+        assert len(places) == min(4, int(valid.sum()))
+        assert places == list(range(places[0], places[0] + len(places))) if places else True
+        firsts.add(places[0] if places else 0)
+    assert len(firsts) > 3
+    assert block.masked_share(6, 100) == 0.04

@@ -163,7 +163,8 @@ class Cluster:
             (self.folder / name).mkdir(parents=True)
         (self.folder / "munge").chmod(0o755)
         (self.folder / "hosts").write_text(
-            "".join(f"{address} {name}\n" for name, address in [("localhost", "127.0.0.1"), *NODES.items()])
+            # A node's interface for MPI and the like often has a name of its own.
+            "".join(f"{address} {name} {name}-ib\n" for name, address in [("localhost", "127.0.0.1"), *NODES.items()])
         )
         (self.folder / "slurm.conf").write_text(CONFIG.format(folder=self.folder))
         (self.folder / "plugstack.conf").touch()

@@ -61,6 +61,15 @@ def test_a_job_on_two_nodes_trains_as_one_in_containers(submit, in_containers):
     assert the_run().info.status == "FINISHED"
 
 
+@matrix
+@pytest.mark.parametrize("variables", [{"ADDRESS_SUFFIX": "-ib"}, {"ADDRESS": "10.66.0.11"}])
+def test_nodes_meet_at_another_name_than_slurms(submit, variables):
+    job = submit(*ON_TWO_NODES, environment=variables)
+    job.wait_for_log(f"the nodes meet at {variables.get('ADDRESS', 'node1-ib')}")
+    job.end()
+    assert history("train/loss") == pytest.approx(GOLDEN_LOSSES, rel=1e-4)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tiny_recipe, tmp_path_factory):
     """Losses of the long run in two processes that nothing happens to, by step."""
