@@ -10,6 +10,7 @@ from cmgems.errors import UserError
 RECIPES = Path(__file__).parents[1] / "recipes"
 VARIANTS = RECIPES / "variants"
 DEMO_RECIPE = "demo"
+_LARGEST = 100_000  # values in a file; aliases of aliases can stand for any number
 
 
 def read_named_recipe(name: str) -> dict[str, Any]:
@@ -91,12 +92,42 @@ def read_mapping(path: Path, expected: str) -> dict[str, Any]:
         If the file does not; the message says what was `expected`.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+        size = _size(values)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML: {error}") from None
+    except (ValueError, OverflowError) as error:  # a date or a number that Python does not have
+        raise UserError(f"{path}: a value cannot be read: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: it is nested without end, or too deeply") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: {expected}, this is {type(values).__name__}")
+    if size > _LARGEST:
+        raise UserError(f"{path}: it has more than {_LARGEST:,} values, once all aliases (*) are resolved")
     return values
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain values; a key that stands twice in a mapping is an error, as one of its values would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key in own:
+            if any(other.value == key.value and other is not key for other in own):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice in a mapping", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _size(values: Any, so_far: int = 0) -> int:
+    """Return how many values there are in mappings and lists, counted up to `_LARGEST`."""
+    items = values.values() if isinstance(values, dict) else values if isinstance(values, list) else ()
+    for item in items:
+        so_far = _size(item, so_far + 1)
+        if so_far > _LARGEST:
+            break
+    return so_far
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

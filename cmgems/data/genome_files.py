@@ -110,7 +110,7 @@ def _warn_once(message: str) -> None:
 
 def _is_folder_or_hidden(member: str) -> bool:
     parts = PurePosixPath(member).parts
-    return member.endswith("/") or any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return member.endswith("/") or any(part == "__MACOSX" or (part[0] == "." and part.strip(".")) for part in parts)
 
 
 def _why_no_genome(archive: zipfile.ZipFile, member: str, name: str) -> str:

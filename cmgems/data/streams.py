@@ -55,8 +55,9 @@ def text_stream(file: IO[bytes], name: str) -> Iterator[io.BufferedReader]:
         If it is of a kind that is not read, such as zstd or UTF-16; while the stream is read within this context, if it
         is damaged or cut short.
     """
-    lines = _Newlines(_decompressed(file))
+    lines = _Newlines(file)
     try:
+        lines.source = _decompressed(file)
         text: io.BufferedReader = io.BufferedReader(cast(Any, lines), _BUFFER)
         head = text.peek(_HEAD)
         for magic, kind in _OTHER_KINDS.items():
@@ -145,7 +146,7 @@ class _Newlines(io.RawIOBase):
     """A stream whose line ends, CR, LF or CR LF, are all LF."""
 
     def __init__(self, source: Any) -> None:
-        self._source = source
+        self.source = source
         self._after_return = False
         self.passed = 0  # line ends so far
 
@@ -153,7 +154,7 @@ class _Newlines(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while block := self._source.read1(len(buffer)):  # what is there, so that the line of a damage is known
+        while block := self.source.read1(len(buffer)):  # what is there, so that the line of a damage is known
             skip = 1 if self._after_return and block.startswith(b"\n") else 0
             self._after_return = block.endswith(b"\r")
             if b"\r" in block:

@@ -5,10 +5,13 @@ dataset the row, from 0. What the text means is read in `cmgems.downstream.data`
 """
 
 import csv
-from collections.abc import Iterator
+import io
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from cmgems.data.streams import open_text
 from cmgems.errors import UserError
 
 COLUMNS = ("sequence", "label")
@@ -32,7 +35,7 @@ def read_file(path: Path) -> Iterator[Row]:
     """Yield the rows of a file with a header, which names at least the columns `sequence` and `label`.
 
     Columns are separated by tabs if there is one in the header, else by commas; cells may be quoted; blank lines are
-    passed over.
+    passed over. The file may be compressed (gzip, bzip2, xz), whatever its name.
 
     Raises
     ------
@@ -41,17 +44,17 @@ def read_file(path: Path) -> Iterator[Row]:
     """
     csv.field_size_limit(_LARGEST_CELL)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from _rows(file, path)
+        with open_text(path) as binary:
+            yield from _rows(io.TextIOWrapper(binary, encoding="utf-8", newline=""), path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
 
 
 def _rows(file: IO[str], path: Path) -> Iterator[Row]:
-    delimiter = "\t" if "\t" in file.readline() else ","
-    file.seek(0)
+    first = file.readline()
+    delimiter = "\t" if "\t" in first else ","
     header: list[str] = []
-    for number, cells in _cells(file, delimiter, path):
+    for number, cells in _cells(chain([first], file), delimiter, path):
         if not header:
             header = cells
             require_columns(header, f"{path}, line {number}")
@@ -64,9 +67,9 @@ def _rows(file: IO[str], path: Path) -> Iterator[Row]:
         raise UserError(f"{path}, line 1: the file is empty")
 
 
-def _cells(file: IO[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+def _cells(lines: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield each row that is not blank, with the line where it begins: a quoted cell may hold line ends."""
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         number = reader.line_num + 1
         try:

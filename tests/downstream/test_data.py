@@ -93,7 +93,7 @@ def test_a_split_without_rows(make_task, write, toy_files):
 def test_a_file_that_is_no_text(make_task, write, toy_files):
     data = write(toy_files)
     (data / "toy" / "train.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"toy/train\.csv: cannot be read"):
+    with pytest.raises(UserError, match=r"toy/train\.csv: text in UTF-16; save it as UTF-8"):
         read_task(make_task(), data)
 
 
