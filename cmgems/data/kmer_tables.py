@@ -40,9 +40,10 @@ class KmerRow:
         text = self._text(column)
         if not (text.isascii() and text.isdigit()):
             raise UserError(f"{self.where}: {column} is '{text}'; it must be a whole number, 0 or more")
-        if len(text.lstrip("0")) > len(str(_MOST)) or int(text) > _MOST:
+        digits = text.lstrip("0") or "0"  # Python converts a limited number of them
+        if len(digits) > len(str(_MOST)) or int(digits) > _MOST:
             raise UserError(f"{self.where}: {column} is {text[:30]}{'...' * (len(text) > 30)}; it must be below 2^63")
-        return int(text)
+        return int(digits)
 
     def value(self, column: str) -> float:
         """Return the field as a finite number or -inf.
