@@ -113,7 +113,7 @@ def test_a_mistake_gives_one_message_and_exit_code_2(capsys, arguments, message)
 def test_alone_it_shows_its_subcommands(capsys):
     shown = fails(capsys, [])
     for name, field in cli.Commands.model_fields.items():
-        assert re.search(rf"^ +{name} +{re.escape(field.description.split()[0])}", shown, re.MULTILINE)
+        assert re.search(rf"^ +{field.alias or name} +{re.escape(field.description.split()[0])}", shown, re.MULTILINE)
 
 
 def test_version(capsys):

@@ -453,7 +453,7 @@ ON_L4 = ["--gpus", "2", "--gpu", "L4"]
         (["logo-span-15", *ON_L4, "--training.stepz", "5"], "unknown setting (did you mean --training.steps?)"),
         (["logo-span-15", *ON_L4, "--training.steps"], "--training.steps: expected one argument"),
         (["logo-span-15", *ON_L4, "--model.max_positions", "7"], "model.max_positions: Input should be greater"),
-        (["logo-span-15", *ON_L4, "--gpux", "5"], "unrecognized arguments: --gpux"),
+        (["logo-span-15", *ON_L4, "--gpux", "5"], "--gpux: unknown option (did you mean --gpu?)"),
         ([*ON_L4], "RECIPE"),
     ],
 )

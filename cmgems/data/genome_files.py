@@ -2,6 +2,7 @@
 
 import logging
 import re
+import struct
 import zipfile
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -12,7 +13,7 @@ from typing import IO
 
 from cmgems.data import genome_text
 from cmgems.data.genome_text import WHITESPACE, Text, Unit
-from cmgems.data.streams import text_stream
+from cmgems.data.streams import DamagedError, text_stream
 from cmgems.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -88,8 +89,8 @@ def archive_units(path: Path, pattern: str = "*") -> Iterator[Unit]:
                 found += 1
                 with _open_member(archive, member, name) as file:
                     yield Unit(name, "line", _file_texts(file, name))
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path}: damaged or cut short ({error}); fetch it again") from error
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:  # all of them of zipfile
+        raise DamagedError(f"{path}: damaged or cut short ({error}); fetch it again") from error
     reasons = "; ".join(f"{_listed(names)} ({reason})" for reason, names in passed_over.items())
     if not found:
         raise UserError(f"{path}: there are no FASTA or GenBank files in this archive{reasons and f': {reasons}'}")
@@ -114,7 +115,8 @@ def _is_folder_or_hidden(member: str) -> bool:
 
 
 def _why_no_genome(archive: zipfile.ZipFile, member: str, name: str) -> str:
-    """Return why a file in an archive is not read; nothing for a genome, and for what its name says is one."""
+    """Return why a file in an archive is not read; nothing for a genome, for what its name says is one, and for what is
+    damaged: it may be one, and is an error when it is read."""
     suffix = _suffix(member)
     if suffix in _PROTEIN_SUFFIXES:
         return "proteins"
@@ -123,6 +125,8 @@ def _why_no_genome(archive: zipfile.ZipFile, member: str, name: str) -> str:
     try:
         with _open_member(archive, member, name) as file, text_stream(file, name) as stream:
             _first_line(stream, name)
+    except DamagedError:
+        return ""
     except UserError as error:
         return re.sub(r"^(, line \d+)?: ", "", str(error).removeprefix(name))
     return ""

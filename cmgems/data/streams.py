@@ -36,6 +36,10 @@ _OTHER_KINDS = {
 }
 
 
+class DamagedError(UserError):
+    """A file is damaged or was cut short."""
+
+
 @contextmanager
 def text_stream(file: IO[bytes], name: str) -> Iterator[io.BufferedReader]:
     """Open a seekable binary file as a stream of text.
@@ -52,8 +56,9 @@ def text_stream(file: IO[bytes], name: str) -> Iterator[io.BufferedReader]:
     Raises
     ------
     UserError
-        If it is of a kind that is not read, such as zstd or UTF-16; while the stream is read within this context, if it
-        is damaged or cut short.
+        If it is of a kind that is not read, such as zstd or UTF-16.
+    DamagedError
+        If it is damaged or cut short; also while the stream is read within this context.
     """
     lines = _Newlines(file)
     try:
@@ -71,7 +76,9 @@ def text_stream(file: IO[bytes], name: str) -> Iterator[io.BufferedReader]:
     except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, OSError) as error:
         if getattr(error, "errno", None) is not None:  # of the disk; those of bzip2 and gzip have no number
             raise
-        raise UserError(f"{name}, after line {lines.passed}: damaged or cut short ({error}); fetch it again") from error
+        raise DamagedError(
+            f"{name}, after line {lines.passed}: damaged or cut short ({error}); fetch it again"
+        ) from error
 
 
 @contextmanager

@@ -238,6 +238,18 @@ REFUSED = {
         damaged(archive(zipfile.ZIP_BZIP2, chr1__fa=LONG), 3000),
         "damaged or cut short",
     ),
+    "zip with a damaged member of another name": (
+        archive(chr1__fa=FASTA, chr2=gzip.compress(LONG.replace(b">a", b">z"))[:-400]),
+        "chr2, after line .*: damaged or cut short",
+    ),
+    "zip of a later version": (
+        archive(chr1__fa=FASTA).replace(b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\x91"),
+        "damaged or cut short \\(zip file version 14.5\\)",
+    ),
+    "zip with a name that is not in UTF-8, as it says": (
+        named("é.fa", FASTA).replace("é".encode(), b"\xe9\xe9"),
+        "damaged or cut short \\('utf-8' codec",
+    ),
     "zip with a cut gzip member": (
         archive(chr1__fa__gz=gzip.compress(LONG)[:-400]),
         "chr1.fa.gz, after line .*: damaged or cut",
