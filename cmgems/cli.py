@@ -157,11 +157,10 @@ class LaunchFile(Settings):
 
     def cli_cmd(self) -> None:
         """Print the path."""
-        path = LAUNCH_FILES / f"{self.name}.yaml"
-        if not path.is_file():
-            names = sorted(file.stem for file in LAUNCH_FILES.glob("*.yaml"))
-            raise UserError(f"{self.name}: there is no such launch file; there are: {', '.join(names)}")
-        print(path)
+        files = {file.stem: file for file in sorted(LAUNCH_FILES.glob("*.yaml"))}
+        if self.name not in files:
+            raise UserError(f"{self.name}: there is no such launch file; there are: {', '.join(files)}")
+        print(files[self.name])
 
 
 class Sync(Settings):

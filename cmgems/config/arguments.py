@@ -76,13 +76,24 @@ def prepared(words: list[str], command: type[BaseModel]) -> list[str]:
     options = {name: field for name, field in fields.items() if _POSITIONAL not in field.metadata}
     known = {"--help", "--version", *(f"--{name}" for name in options), *(f"--no-{name}" for name in options)}
     words = [_short(word, options) for word in words]
-    for word in words[: words.index("--") if "--" in words else None]:
-        name = word.partition("=")[0]
-        if name.startswith("--") and name not in known:
-            raise UserError(f"{name}: unknown option{did_you_mean(name, known)}")
+    require_known(words[: words.index("--") if "--" in words else None], known, "option")
     if len(options) < len(fields) and words and words[0].startswith("-"):
         return words  # what follows a list may be the positional arguments
     return repeated(words, {f"--{name}" for name, field in options.items() if is_list_of_words(field)})
+
+
+def require_known(words: list[str], known: set[str], kind: str) -> None:
+    """Check the names of options.
+
+    Raises
+    ------
+    UserError
+        Naming the first that is not among the `known` ones of this `kind`.
+    """
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and name not in known:
+            raise UserError(f"{name}: unknown {kind}{did_you_mean(name, known)}")
 
 
 def repeated(words: list[str], lists: set[str]) -> list[str]:

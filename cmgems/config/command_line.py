@@ -7,7 +7,6 @@ import argparse
 import inspect
 import logging
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
@@ -15,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
 
 from cmgems.config.arguments import (
@@ -24,6 +24,7 @@ from cmgems.config.arguments import (
     is_list_of_words,
     prepared,
     repeated,
+    require_known,
     subcommands_of,
 )
 from cmgems.config.recipes import DEMO_RECIPE, merge, read_named_recipe, recipe_names, variant_names
@@ -32,7 +33,6 @@ from cmgems.curriculum.settings import StageConfig
 from cmgems.curriculum.triggers import Trigger
 from cmgems.errors import UserError
 from cmgems.masking.strategies import STRATEGIES
-from cmgems.runtime.process import end_process
 from cmgems.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -99,8 +99,7 @@ def run_command(command: type[BaseSettings], arguments: list[str]) -> None:
             words = prepared(words, command)
         source = PlainSource(command, root_parser=parser)
         if subcommands and not words:
-            parser.print_help(sys.stderr)
-            end_process(UserError.exit_code)
+            parser.exit(UserError.exit_code, parser.format_help())
         CliApp.run(command, cli_args=words, cli_settings_source=source)
     except SettingsError as error:
         raise UserError(f"command line: {error}") from None
@@ -128,7 +127,7 @@ def describe_validation_error(error: ValidationError, model: type[BaseModel]) ->
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown setting{did_you_mean(where, _setting_names(model))}")
+            lines.append(f"{where}: unknown setting{did_you_mean(where, dict(_settings(model)))}")
         elif problem["type"] == "missing":
             lines.append(f"{where}: missing, and it has no default")
         elif problem["type"] == "value_error":
@@ -186,15 +185,13 @@ def _parse_command_line(arguments: list[str], program: str) -> dict[str, Any]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    known = {"--config", "--help", "--version"} | {f"--{name}" for name in _setting_names(PretrainConfig)}
-    for argument in arguments:
-        name = argument.split("=")[0]
-        if name.startswith("--") and name not in known:
-            raise UserError(f"{name}: unknown setting{did_you_mean(name, known)}")
+    settings = {f"--{name}": field for name, field in _settings(PretrainConfig)}
+    require_known(arguments, {"--config", "--help", "--version", *settings}, "setting")
+    lists = {name for name, field in settings.items() if is_list_of_words(field)}
     try:
         source = PlainSource(
             _CommandLine,
-            cli_parse_args=repeated(arguments, lists_of_words(PretrainConfig)),
+            cli_parse_args=repeated(arguments, lists),
             root_parser=parser,
             cli_avoid_json=True,
             cli_hide_none_type=True,
@@ -221,26 +218,14 @@ def _help_on_stages() -> str:
     return "\n".join(lines)
 
 
-def _setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of all settings of a model; a list of groups counts as one setting."""
+def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the dotted name and the field of each setting of a model; a list of groups counts as one setting."""
     for name, field in model.model_fields.items():
         group = _group(field.annotation)
         if group is None:
-            yield prefix + name
+            yield prefix + name, field
         else:
-            yield from _setting_names(group, f"{prefix}{name}.")
-
-
-def lists_of_words(model: type[BaseModel], prefix: str = "--") -> set[str]:
-    """Return the options, by dotted names, that are lists of plain values."""
-    found = set()
-    for name, field in model.model_fields.items():
-        group = _group(field.annotation)
-        if group is not None:
-            found |= lists_of_words(group, f"{prefix}{name}.")
-        elif is_list_of_words(field):
-            found.add(prefix + name)
-    return found
+            yield from _settings(group, f"{prefix}{name}.")
 
 
 def _group(annotation: Any) -> type[Settings] | None:

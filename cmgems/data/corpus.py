@@ -125,10 +125,10 @@ def file_checksum(path: Path) -> str:
 
 def file_sample(path: Path) -> str:
     """Return the 128-bit XXH3 of 64 blocks of 1 MiB, from the first to the last one of a file; of all, if smaller."""
-    last = max(path.stat().st_size - _BLOCK, 0)
-    digest = xxh3_128()
+    last = path.stat().st_size - _BLOCK
     if last <= _SAMPLED * _BLOCK:
         return file_checksum(path)
+    digest = xxh3_128()
     with path.open("rb") as file:
         for i in range(_SAMPLED):
             file.seek(last * i // (_SAMPLED - 1))

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from cmgems.data import genome_text
-from cmgems.data.genome_text import WHITESPACE, Text, Unit
+from cmgems.data.genome_text import Text, Unit
 from cmgems.data.streams import DamagedError, text_stream
 from cmgems.errors import UserError
 
@@ -210,32 +210,25 @@ def _fasta_sections(stream: BufferedReader, name: str, number: int, line: bytes)
 def _genbank_texts(stream: BufferedReader, name: str, number: int, line: bytes) -> Iterator[Text]:
     record = ""
     in_sequence = False
-    expected, length = None, 0
     for first, lines in _numbered_lines(stream, number, line):
         sequence: list[bytes] = []
         for number, line in enumerate(lines, start=first):
             if line.startswith(b"LOCUS"):
                 _require_end(record, name, number)
                 record = _record_name(line[5:], name, number)
-                expected, length = _locus_length(line), 0
-                yield Text(record, number, b"", begins="record")
+                yield Text(record, number, b"", begins="record", length=_locus_length(line))
             elif line.startswith(b"ORIGIN"):
                 if not record:
                     raise UserError(f"{name}, line {number}: a sequence without a LOCUS line before it")
                 in_sequence = True
             elif line.startswith(b"//"):
-                text = _genbank_sequence(record, number, sequence)
-                yield text
-                length += len(text.text.translate(None, WHITESPACE))
-                _require_length(record, name, number, length, expected)
+                yield _genbank_sequence(record, number, sequence)
                 sequence = []
                 record, in_sequence = "", False
             elif in_sequence:
                 sequence.append(line)
         if sequence:
-            text = _genbank_sequence(record, first + len(lines), sequence)
-            yield text
-            length += len(text.text.translate(None, WHITESPACE))
+            yield _genbank_sequence(record, first + len(lines), sequence)
     _require_end(record, name, first + len(lines) - 1)
 
 
@@ -243,14 +236,6 @@ def _locus_length(line: bytes) -> int | None:
     """Return the number of nucleotides that a LOCUS line gives, if it does."""
     match = _LOCUS.match(line)
     return int(match[1]) if match else None
-
-
-def _require_length(record: str, name: str, number: int, length: int, expected: int | None) -> None:
-    if length and expected is not None and length != expected:  # without any, the record has no sequence
-        raise UserError(
-            f"{name}, line {number}: record {record} has {length:,} nucleotides, its LOCUS line says {expected:,}; "
-            "is the file cut short?"
-        )
 
 
 def _require_end(record: str, name: str, number: int) -> None:

@@ -23,6 +23,8 @@ class Text(NamedTuple):
     """What begins here: a record, or another region of the same record; nothing where the text continues."""
     start: int = 0
     """Position in the record, from 0, of what begins here."""
+    length: int | None = None
+    """Number of nucleotides that the input says the record has, where it begins; None: it does not say."""
 
 
 class Unit(NamedTuple):

@@ -129,10 +129,11 @@ def genome_file(source: str) -> Path | None:
 def _clean(unit: Unit, first_seen: dict[str, str]) -> Iterator[Piece]:
     """Yield the pieces of `unit`; `first_seen` maps the record names so far to where they stand, and is added to."""
     where = ""
-    start, end = 0, -1
+    start, end, expected = 0, -1, None
     for text in unit.texts:
         if text.begins:
-            _require_sequence(where, end - start)
+            _require_length(where, end - start, expected)
+            expected = text.length
             where = f"{unit.name}, {unit.counted_in} {text.number}: record {text.record}"
             if text.begins == "record" and text.record in first_seen:
                 raise UserError(f"{where} has the name of another: {first_seen[text.record]}. Rename one of the two.")
@@ -146,12 +147,14 @@ def _clean(unit: Unit, first_seen: dict[str, str]) -> Iterator[Piece]:
             end += len(bases)
     if end < 0:
         raise UserError(f"{unit.name}: there are no records in it")
-    _require_sequence(where, end - start)
+    _require_length(where, end - start, expected)
 
 
-def _require_sequence(where: str, length: int) -> None:
+def _require_length(where: str, length: int, expected: int | None) -> None:
     if length == 0:
         raise UserError(f"{where} has no sequence")
+    if expected is not None and length != expected:
+        raise UserError(f"{where} has {length:,} nucleotides, its LOCUS line says {expected:,}; is the file cut short?")
 
 
 def _describe_invalid(unit: Unit, text: Text) -> str:

@@ -1,12 +1,12 @@
 """CSV files with a line for each k-mer; tabs or semicolons may separate the cells, and the file may be compressed."""
 
 import csv
-import io
 import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -112,8 +112,8 @@ def read_kmer_rows(path: Path, columns: list[str]) -> tuple[int, dict[int, KmerR
 def _read_lines(path: Path, columns: list[str]) -> list[tuple[str, KmerRow]]:
     """Return the k-mer and the row of each line below the header."""
     try:
-        with open_text(path) as binary:
-            lines = list(_rows(path, columns, io.TextIOWrapper(binary, encoding="utf-8", newline="")))
+        with open_text(path) as file:
+            lines = list(_rows(path, columns, file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as CSV ({error})") from error
     if not lines:
@@ -121,7 +121,7 @@ def _read_lines(path: Path, columns: list[str]) -> list[tuple[str, KmerRow]]:
     return lines
 
 
-def _rows(path: Path, columns: list[str], file: io.TextIOWrapper) -> Iterator[tuple[str, KmerRow]]:
+def _rows(path: Path, columns: list[str], file: IO[str]) -> Iterator[tuple[str, KmerRow]]:
     header = file.readline()
     separator = next((separator for separator in ",\t;" if separator in header), ",")
     names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]

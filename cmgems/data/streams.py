@@ -82,8 +82,8 @@ def text_stream(file: IO[bytes], name: str) -> Iterator[io.BufferedReader]:
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a file as `text_stream`.
+def open_text(path: Path) -> Iterator[io.TextIOWrapper]:
+    """Open a file as `text_stream`, and read it as UTF-8.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def open_text(path: Path) -> Iterator[io.BufferedReader]:
     """
     require_regular(path)
     with path.open("rb") as file, text_stream(file, str(path)) as text:
-        yield text
+        yield io.TextIOWrapper(text, encoding="utf-8", newline="")
 
 
 def require_regular(path: Path) -> None:

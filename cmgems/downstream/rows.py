@@ -5,7 +5,6 @@ dataset the row, from 0. What the text means is read in `cmgems.downstream.data`
 """
 
 import csv
-import io
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -44,8 +43,8 @@ def read_file(path: Path) -> Iterator[Row]:
     """
     csv.field_size_limit(_LARGEST_CELL)
     try:
-        with open_text(path) as binary:
-            yield from _rows(io.TextIOWrapper(binary, encoding="utf-8", newline=""), path)
+        with open_text(path) as file:
+            yield from _rows(file, path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
 

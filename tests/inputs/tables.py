@@ -6,7 +6,6 @@ import lzma
 
 AB = {"AA": 1, "CG": 2}
 TEXT = "kmer,count\nAA,1\nCG,2\n"
-ALL = [a + b for a in "ATCG" for b in "ATCG"]
 
 READ = {
     "commas": (TEXT, AB),
