@@ -24,6 +24,7 @@ from cmgems.masking.npmi import Counts, human_counts, npmi_from_counts, write_np
 from cmgems.runtime.logging import configure_logging
 from cmgems.runtime.process import exit_on_error
 from cmgems.runtime.progress import ProgressLines
+from cmgems.runtime.signals import SAME_COMMAND, stopping_on_signals
 from cmgems.settings import Settings
 
 LAUNCH_FILES = Path(__file__).resolve().parent / "deepspeed_configs"
@@ -309,9 +310,9 @@ class Commands(BaseSettings):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run `cmgems` with the process's arguments; exit code 2 for invalid input."""
+    """Run `cmgems` with the process's arguments; exit code 2 for invalid input, 75 where a signal stops it."""
     configure_logging()
-    with exit_on_error():
+    with stopping_on_signals(SAME_COMMAND), exit_on_error():
         run_command(Commands, _gather_overrides(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -10,6 +10,7 @@ from cmgems.config.command_line import COMMAND, run_command
 from cmgems.downstream.settings import FinetuneConfig
 from cmgems.runtime.logging import configure_logging
 from cmgems.runtime.process import end_process, exit_on_error
+from cmgems.runtime.signals import SAME_COMMAND, stopping_on_signals
 
 logger = logging.getLogger("cmgems.finetune")  # of the module also where it is run as a script
 
@@ -57,6 +58,6 @@ class Finetune(FinetuneConfig, BaseSettings):
 
 if __name__ == "__main__":
     configure_logging()
-    with exit_on_error():
+    with stopping_on_signals(SAME_COMMAND), exit_on_error():
         run_command(Finetune, sys.argv[1:])
         end_process(0)

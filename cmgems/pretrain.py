@@ -7,6 +7,7 @@ from cmgems.config.command_line import load_config
 from cmgems.config.schema import PretrainConfig
 from cmgems.runtime.logging import configure_logging
 from cmgems.runtime.process import end_process, exit_on_error, note_exit_code
+from cmgems.runtime.signals import stopping_on_signals
 
 logger = logging.getLogger("cmgems.pretrain")  # of the module also where it is run as a script
 
@@ -63,6 +64,6 @@ def pretrain(config: PretrainConfig) -> None:
 
 if __name__ == "__main__":
     configure_logging()
-    with exit_on_error():
+    with stopping_on_signals(), exit_on_error():
         pretrain(load_config(sys.argv[1:]))
         end_process(0)

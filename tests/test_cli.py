@@ -3,6 +3,10 @@
 import csv
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import zipfile
 
 import datasets
@@ -233,3 +237,60 @@ def test_a_deprecated_option_is_taken_with_a_warning(monkeypatch, capsys):
     main(["benchmark", "--model", "m", "--data", "d", "--no-floors"])
     assert [config.baselines for config in taken] == [False]
     assert capsys.readouterr().err == "warning: --no-floors is deprecated, and is --no-baselines now\n"
+
+
+@pytest.fixture(scope="module")
+def large_genome(tmp_path_factory):
+    """20 million bases, of which a corpus takes seconds."""
+    path = tmp_path_factory.mktemp("genome") / "large.fa"
+    bases = np.frombuffer(b"ACGT", dtype=np.uint8)[np.random.default_rng(2).integers(0, 4, 20_000_000)]
+    path.write_bytes(b">a\n" + bases[:-2_000_000].tobytes() + b"\n>b\n" + bases[-2_000_000:].tobytes() + b"\n")
+    return path
+
+
+def stop_while_writing(number, genome, output):
+    """Send a signal to `cmgems prepare` while it writes a corpus; returns its exit code and what it printed."""
+    command = [sys.executable, "-m", "cmgems", "prepare", str(genome), "--output", str(output)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not any(output.parent.glob(".*.partial/*/*.arrow")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.005)
+        process.send_signal(number)
+        return process.wait(60), process.stderr.read()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_prepare_that_a_signal_stops_leaves_nothing_behind(large_genome, tmp_path, number):
+    code, printed = stop_while_writing(number, large_genome, tmp_path / "made" / "corpus")
+    assert code == 75
+    assert printed.endswith(f"stopped by {number.name}; what is complete is kept; run the same command again\n")
+    assert "Traceback" not in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_what_a_killed_prepare_leaves_goes_with_the_next_one(large_genome, genome, tmp_path):
+    output = tmp_path / "corp[u]s*"
+    assert stop_while_writing(signal.SIGKILL, large_genome, output)[0] == -signal.SIGKILL
+    [partial] = tmp_path.iterdir()
+    assert partial.name.startswith(".corp[u]s*.")
+    main(["prepare", str(genome), "--output", str(output)])
+    assert list(tmp_path.iterdir()) == [output]
+
+
+@pytest.mark.slow
+def test_a_prepare_leaves_alone_what_another_one_is_writing(large_genome, genome, tmp_path):
+    output = tmp_path / "corpus"
+    command = [sys.executable, "-m", "cmgems", "prepare", str(large_genome), "--output", str(output)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not any(tmp_path.glob(".*.partial/*/*.arrow")):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGSTOP)
+        main(["prepare", str(genome), "--output", str(output)])
+        assert len(list(tmp_path.glob(".*.partial"))) == 1
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(60) == 2
+        assert "another process has written it in the meantime; its corpus stays" in process.stderr.read()
+    assert list(tmp_path.iterdir()) == [output]
+    assert len(load_corpus(output).train) == 15

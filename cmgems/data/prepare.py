@@ -27,7 +27,7 @@ from cmgems.data.split import SPLITS, Chromosome, Split, assign, measure, valida
 from cmgems.data.tokenizer import count_kmers
 from cmgems.data.windows import Window, cut_chromosome, window_lengths
 from cmgems.errors import UserError
-from cmgems.runtime.files import atomic_folder
+from cmgems.runtime.files import atomic_folder, remove_abandoned
 from cmgems.runtime.progress import ProgressLines
 
 FEATURES = datasets.Features(
@@ -93,6 +93,7 @@ def _without_cycle_search() -> Iterator[None]:
 def _complete_or_absent(output: Path) -> Iterator[Path]:
     """Give a folder to write, which becomes `output` at the end; on a failure it goes, and new parents with it."""
     missing = [folder for folder in output.parents if not folder.exists()]
+    remove_abandoned(output)
     try:
         with atomic_folder(output) as partial:
             yield partial

@@ -3,11 +3,13 @@
 Both are written beside their place, as `.NAME.TOKEN.partial`, and renamed once all of it is there.
 """
 
+import fcntl
+import glob
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cmgems.errors import UserError
@@ -51,11 +53,12 @@ def atomic_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
     partial = partial_path(folder)
     try:
         partial.mkdir(parents=True)
-        yield partial
-        if replace:
-            put_in_place(partial, folder)
-        else:
-            partial.rename(folder)
+        with _locked(partial):
+            yield partial
+            if replace:
+                put_in_place(partial, folder)
+            else:
+                partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -74,11 +77,37 @@ def new_token() -> str:
 def remove_leftovers(parent: Path, name: str = "*") -> None:
     """Remove incomplete files and folders of a process that was killed, of one name or of any. Only where no other
     process writes."""
-    for leftover in parent.glob("*.partial" if name == "*" else f".{name}.*.partial"):
+    for leftover in parent.glob("*.partial" if name == "*" else f".{glob.escape(name)}.*.partial"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes have left of a folder that they wrote with `atomic_folder`. What a living process of
+    this machine is writing stays; so does everything on file systems without locks of folders, such as NFS."""
+    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
+        with suppress(OSError), _locked(leftover, wait=False):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock on a folder, which the system releases when the process ends in whatever way.
+
+    Where the file system has none it goes on without, or raises OSError if it is not to wait.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if not wait:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def put_in_place(partial: Path, folder: Path) -> None:

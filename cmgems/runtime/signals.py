@@ -1,14 +1,15 @@
-"""Signals that ask a run to stop: SIGTERM (schedulers, launchers) and SIGUSR1 (a warning ahead of a time limit).
+"""Signals that ask a program to stop: SIGINT (Ctrl-C), SIGTERM (schedulers, launchers) and SIGUSR1 (a warning ahead of
+a time limit).
 
-While the loop runs, the first signal is only noted: at the end of the step all ranks learn of it, whichever got it,
-save a checkpoint and stop. Before and after the loop, and at a second SIGTERM, the program stops where it is.
+While the training loop runs, the first signal is only noted: at the end of the step all ranks learn of it, whichever
+got it, save a checkpoint and stop. Everywhere else, and at a second SIGINT or SIGTERM, the program stops where it is.
 """
 
 import ctypes
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -16,10 +17,11 @@ from types import FrameType
 from cmgems.errors import Interrupted
 from cmgems.runtime.process import started_by_torchrun
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 ECHO = 5.0
-"""Seconds in which a second SIGTERM counts as the first: schedulers signal all processes, and launchers pass it on."""
+"""Seconds in which a second signal counts as the first: schedulers and terminals signal all processes of a job, and
+launchers pass it on."""
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
@@ -27,15 +29,23 @@ _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 RESUME = "start again with --resume auto to continue"
 """What a run that was stopped says about how to continue it."""
 
+SAME_COMMAND = "what is complete is kept; run the same command again"
+"""What other commands say."""
 
-def stop_on_signals(hint: str = RESUME, signals: Sequence[signal.Signals] = SIGNALS) -> None:
-    """Make the signals end the program by an exception, so that whatever is open gets closed; its message ends with
-    the hint."""
-    for number in signals:
-        signal.signal(number, partial(_stop, hint=hint))
+
+@contextmanager
+def stopping_on_signals(hint: str = RESUME) -> Iterator[None]:
+    """While this lasts, a signal ends the program by the exception `Interrupted`, so that whatever is open gets closed;
+    its message ends with the hint."""
+    before = {number: signal.signal(number, partial(_stop, hint=hint)) for number in SIGNALS}
     if started_by_torchrun():
         # A launcher that dies, as of SIGUSR1, leaves its processes running, which would keep their GPUs for ever.
         end_with_parent()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def end_with_parent() -> None:
@@ -52,7 +62,7 @@ def leave_signals_to_the_parent(worker: int) -> None:
 
 
 def _stop(number: int, frame: FrameType | None, hint: str = RESUME) -> None:
-    for each in {*SIGNALS, signal.Signals(number)}:
+    for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     raise Interrupted(f"stopped by {signal.Signals(number).name}; {hint}")
 
@@ -64,10 +74,10 @@ class StopRequest:
     _time = 0.0
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler: take note of the first signal; a SIGTERM some seconds later stops at once."""
+        """Signal handler: take note of the first signal; a SIGINT or SIGTERM some seconds later stops at once."""
         if self.received is None:
             self.received, self._time = signal.Signals(number), time.monotonic()
-        elif number == signal.SIGTERM and time.monotonic() - self._time > ECHO:
+        elif number != signal.SIGUSR1 and time.monotonic() - self._time > ECHO:
             _stop(number, frame)
 
 

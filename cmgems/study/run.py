@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cmgems.errors import IncompleteError, Interrupted
-from cmgems.runtime.signals import SIGNALS, end_with_parent, stop_on_signals
+from cmgems.runtime.signals import end_with_parent
 from cmgems.study.cells import Cell, cells, missing_parts, open_record
 from cmgems.study.settings import Study
 from cmgems.study.tracking import StudyRun
@@ -45,7 +44,6 @@ def run_study(study: Study, chosen: Sequence[str], workers: int, arguments: Sequ
     Interrupted
         If a signal asked it to stop.
     """
-    stop_on_signals("the same command continues", (signal.SIGINT, *SIGNALS))
     todo = cells(study, chosen)
     for cell in todo:
         open_record(study, cell)  # what is wrong is said before anything is computed

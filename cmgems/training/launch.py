@@ -23,7 +23,6 @@ from cmgems.data.order import BatchPlan
 from cmgems.errors import UserError
 from cmgems.model.cpu import keep_freed_memory
 from cmgems.runtime.process import is_launched, local_world_size, world_size
-from cmgems.runtime.signals import stop_on_signals
 
 _DEEPSPEED_CONFIG = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 
@@ -40,7 +39,6 @@ def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
     on_gpu = torch.cuda.is_available() and not _asked_for("ACCELERATE_USE_CPU")
     # DeepSpeed calls collectives by names that torch is about to rename: nothing a user could act on.
     warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.distributed")
-    stop_on_signals()
     if not on_gpu:
         keep_freed_memory()
     several = is_launched()

@@ -1,5 +1,6 @@
 """Processes that die, go silent, get signals; a tracking server that goes away."""
 
+import os
 import signal
 import subprocess
 import time
@@ -24,7 +25,12 @@ class Started:
         environment = {**ENVIRONMENT, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "10"}
         with self.log.open("w") as log:
             self.launcher = subprocess.Popen(
-                command(ZERO2, *settings), cwd=REPOSITORY, env=environment, stdout=log, stderr=log
+                command(ZERO2, *settings),
+                cwd=REPOSITORY,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a process group of its own, as a terminal makes
             )
 
     def wait_for(self, text, seconds=120):
@@ -93,11 +99,16 @@ def test_a_silent_rank_ends_the_run_after_the_time_out(start):
 
 
 @slow
-@pytest.mark.parametrize(("to", "number"), [("rank 1", signal.SIGUSR1), ("launcher", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("to", "number"), [("rank 1", signal.SIGUSR1), ("launcher", signal.SIGTERM), ("terminal", signal.SIGINT)]
+)
 def test_a_signal_gives_a_checkpoint_on_all_ranks_and_the_run_goes_on_from_there(start, tmp_path, to, number):
     run = start()
     run.wait_for("step 8 ")
-    (run.rank(1) if to == "rank 1" else psutil.Process(run.launcher.pid)).send_signal(number)
+    if to == "terminal":
+        os.killpg(run.launcher.pid, number)
+    else:
+        (run.rank(1) if to == "rank 1" else psutil.Process(run.launcher.pid)).send_signal(number)
     log = run.end(60)
     [line] = [line for line in log.splitlines() if line.startswith("stopped by a signal after step ")]
     step = int(line.split("step ")[1].split(";")[0])
