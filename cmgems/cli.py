@@ -24,7 +24,6 @@ from cmgems.masking.npmi import Counts, human_counts, npmi_from_counts, write_np
 from cmgems.runtime.logging import configure_logging
 from cmgems.runtime.process import exit_on_error
 from cmgems.runtime.progress import ProgressLines
-from cmgems.runtime.signals import SAME_COMMAND, stopping_on_signals
 from cmgems.settings import Settings
 
 LAUNCH_FILES = Path(__file__).resolve().parent / "deepspeed_configs"
@@ -310,9 +309,9 @@ class Commands(BaseSettings):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run `cmgems` with the process's arguments; exit code 2 for invalid input, 75 where a signal stops it."""
+    """Run `cmgems` with the process's arguments; exit code 2 for invalid input."""
     configure_logging()
-    with stopping_on_signals(SAME_COMMAND), exit_on_error():
+    with exit_on_error():
         run_command(Commands, _gather_overrides(sys.argv[1:] if arguments is None else arguments))
 
 

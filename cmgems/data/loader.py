@@ -163,7 +163,12 @@ def iterating(loader: DataLoader[Any]) -> Iterator[Iterator[MicroBatch]]:
 
 
 def make_loader(
-    windows: Windows, rows: TrainingRows | ValidationRows, workers: int, prefetch: int, pin_memory: bool
+    windows: Windows,
+    rows: TrainingRows | ValidationRows,
+    workers: int,
+    prefetch: int,
+    pin_memory: bool,
+    timeout: float = 0,
 ) -> DataLoader[Any]:
     """Return a loader of whole micro-batches, in the order of `rows`, whatever the number of workers.
 
@@ -179,6 +184,8 @@ def make_loader(
         Micro-batches that each worker reads ahead.
     pin_memory
         Whether they go to page-locked memory, from which they are copied to a GPU faster.
+    timeout
+        Seconds after which workers that give nothing count as lost, and RuntimeError is raised; 0: never.
     """
     return DataLoader(
         windows,
@@ -188,6 +195,7 @@ def make_loader(
         prefetch_factor=prefetch if workers else None,
         worker_init_fn=leave_signals_to_the_parent,
         pin_memory=pin_memory,
+        timeout=timeout if workers else 0,
         # A generator of its own: a loader otherwise draws its workers' seed from the global one, which moves dropout.
         generator=torch.Generator(),
     )

@@ -47,8 +47,8 @@ def started_by_torchrun() -> bool:
 def exit_on_error() -> Iterator[None]:
     """End the process with one message on standard error, and the exit code of the error or interruption.
 
-    A process that lost another one, which ended or did not answer, reports that, with exit code 1. All other
-    exceptions pass through: they are bugs.
+    A process that lost another one or a loader worker, which ended or did not answer, reports that, with exit code 1.
+    All other exceptions pass through: they are bugs.
     """
     try:
         yield
@@ -61,13 +61,10 @@ def exit_on_error() -> Iterator[None]:
         note_exit_code(interruption.exit_code)
         end_process(interruption.exit_code)
     except RuntimeError as error:
-        if not _is_about_other_processes(error):
+        lost = _lost_process(error)
+        if lost is None:
             raise
-        _report(
-            f"error: rank {rank()} has lost another process: that one ended, and has printed why; or "
-            f"it did not answer within launch.timeout; or the network is not set up for them to meet: {error}",
-            every_process=True,
-        )
+        _report(f"error: rank {rank()} {lost}: {error}", every_process=True)
         end_process(LOST_PROCESS_EXIT_CODE)
 
 
@@ -97,11 +94,23 @@ def note_exit_code(code: int) -> None:
             file.write(f"{code}\n")
 
 
-def _is_about_other_processes(error: RuntimeError) -> bool:
-    """Return whether an operation of several processes failed: torch has a class for some of these errors only."""
-    return type(error).__module__.startswith("torch.distributed") or any(
-        name in str(error) for name in ("gloo", "NCCL", "DistBackendError")
-    )
+def _lost_process(error: RuntimeError) -> str | None:
+    """Return which process an error says to be lost, and why that may be; None if it says something else.
+
+    Torch has a class for some of these errors only.
+    """
+    message = str(error)
+    if message.startswith("DataLoader worker"):
+        return "has lost a loader worker; the machine may be short of memory: try fewer corpus.workers"
+    if message.startswith("DataLoader timed out"):
+        return "got no windows within launch.timeout: a loader worker, or the storage of the corpus, does not answer"
+    between_processes = ("gloo", "NCCL", "DistBackendError")
+    if type(error).__module__.startswith("torch.distributed") or any(name in message for name in between_processes):
+        return (
+            "has lost another process: that one ended, and has printed why; or it did not answer within "
+            "launch.timeout; or the network is not set up for them to meet"
+        )
+    return None
 
 
 def _report(message: str, every_process: bool = False) -> None:

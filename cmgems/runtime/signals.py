@@ -48,15 +48,16 @@ def stopping_on_signals(hint: str = RESUME) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def end_with_parent() -> None:
-    """Make the kernel send this process SIGTERM when the one that started it ends, in whatever way; on Linux only."""
+def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Make the kernel send this process a signal when the one that started it ends, in whatever way; on Linux only."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
     """Make a loader worker pass over the signals: schedulers send them to all processes of a job, and training, which
-    ends its workers by itself, still needs them for its last step."""
+    ends its workers by itself, still needs them for its last step. A worker that hangs ends with training, too."""
+    end_with_parent(signal.SIGKILL)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

@@ -10,19 +10,27 @@ import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import psutil
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast
+from accelerate.utils import (
+    DistributedType,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    broadcast,
+    broadcast_object_list,
+)
 
 from cmgems.config.schema import LaunchConfig, PretrainConfig
 from cmgems.data.order import BatchPlan
-from cmgems.errors import UserError
+from cmgems.errors import CmgemsError, UserError
 from cmgems.model.cpu import keep_freed_memory
 from cmgems.runtime.process import is_launched, local_world_size, world_size
+
+T = TypeVar("T")
 
 _DEEPSPEED_CONFIG = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 
@@ -65,6 +73,21 @@ def start_accelerator(config: PretrainConfig) -> tuple[Accelerator, BatchPlan]:
     plan = BatchPlan(config.training.global_batch, accelerator.num_processes, config.training.micro_batch)
     accelerator.gradient_accumulation_steps = plan.accumulation
     return accelerator, plan
+
+
+def on_main_process(accelerator: Accelerator, function: Callable[[], T]) -> T:
+    """Return on all processes what a function returns on rank 0, or raise there the CmgemsError that it raises;
+    collective. One that rank 0 alone raises would be followed by a message of each process that has lost it."""
+    outcome: list[T | CmgemsError | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [function()]
+        except CmgemsError as error:
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], CmgemsError):
+        raise outcome[0]
+    return cast(T, outcome[0])
 
 
 def check_devices(precision: str, on_gpu: bool) -> None:

@@ -24,7 +24,7 @@ from cmgems.training.checkpoint import (
     write_manifest,
 )
 from cmgems.training.engine import Engine
-from cmgems.training.launch import zero_stage
+from cmgems.training.launch import on_main_process, zero_stage
 from cmgems.training.progress import Progress
 from cmgems.training.run_folder import Run
 from cmgems.training.weights import DEEPSPEED_TAG, load_weights
@@ -169,13 +169,17 @@ def _folder_to_load(accelerator: Accelerator, checkpoint: Path, processes: int) 
     if not zero_stage(accelerator) or processes == accelerator.num_processes:
         return checkpoint
     folder = checkpoint / UNIVERSAL
-    if accelerator.is_main_process and find_corruption(folder) is not None:
+
+    def convert() -> None:
+        if find_corruption(folder) is None:
+            return
         logger.info(f"converting {checkpoint}, of {processes} process(es), for any number of them")
         remove_leftovers(checkpoint)
         with atomic_folder(folder, replace=True) as partial:
             _convert(checkpoint / DEEPSPEED_TAG, partial / DEEPSPEED_TAG)
             write_manifest(partial)
-    accelerator.wait_for_everyone()
+
+    on_main_process(accelerator, convert)
     return folder
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from filelock import FileLock
 
 from cmgems.config.schema import INITIAL_WEIGHTS, PretrainConfig, flatten
@@ -22,7 +22,7 @@ from cmgems.runtime import process
 from cmgems.tracking.journal import lock_run_folder
 from cmgems.training.checkpoint import checkpoints, find_corruption, read_state
 from cmgems.training.environment import environment
-from cmgems.training.launch import launched_as
+from cmgems.training.launch import launched_as, on_main_process
 from cmgems.training.progress import Progress
 from cmgems.training.setup import TrainingData
 
@@ -107,16 +107,16 @@ def open_run_folder(config: PretrainConfig, accelerator: Accelerator, data: Trai
     InUseError
         If another process has the folder.
     """
-    chosen: list[tuple[Path, Path | None] | None] = [None]
     lock = None
+
+    def choose() -> tuple[Path, Path | None]:
+        nonlocal lock
+        folder = _folder(config)
+        lock = lock_run_folder(folder, patience=min(_SECONDS_TO_END, config.launch.timeout / 2))
+        return folder, _checkpoint_to_resume(config, folder)
+
     try:
-        if accelerator.is_main_process:
-            folder = _folder(config)
-            lock = lock_run_folder(folder, patience=min(_SECONDS_TO_END, config.launch.timeout / 2))
-            chosen = [(folder, _checkpoint_to_resume(config, folder))]
-        broadcast_object_list(chosen)
-        assert chosen[0] is not None
-        folder, checkpoint = chosen[0]
+        folder, checkpoint = on_main_process(accelerator, choose)
         _check_shared(folder, accelerator)
         identity = run_identity(config, data, launched_as(accelerator))
         yield Run(run_name(config, folder), folder, checkpoint, lock, identity, environment(accelerator.state))

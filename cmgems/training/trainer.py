@@ -95,7 +95,12 @@ class Trainer:
         )
         corpus = self.config.corpus
         return make_loader(
-            self.data.training, rows, corpus.workers, corpus.prefetch, self.accelerator.device.type == "cuda"
+            self.data.training,
+            rows,
+            corpus.workers,
+            corpus.prefetch,
+            pin_memory=self.accelerator.device.type == "cuda",
+            timeout=self.config.launch.timeout,
         )
 
     def _train_step(self, micro_batches: Iterator[MicroBatch], request: StopRequest) -> bool:

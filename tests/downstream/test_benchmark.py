@@ -23,10 +23,8 @@ from cmgems.errors import Interrupted, UserError
 from cmgems.runtime import process
 from cmgems.tracking.journal import Journal, MlflowRunRef
 from tests.downstream.models import ours
+from tests.support.suites import RECIPE, write_suite
 from tests.training.launching import ACCELERATE, DDP, ENVIRONMENT, REPOSITORY, forget_accelerator
-
-RECIPE = {"learning_rate": 1e-3, "batch": 8, "steps": 4, "warmup_steps": 1, "evaluate_every": 2}
-TASK = {"species": "toy", "kind": "toy", "classes": ["no", "yes"], "length": 40, "group": "toys", "recipe": RECIPE}
 
 
 @pytest.fixture(autouse=True)
@@ -47,21 +45,8 @@ def mlflow_uri(tmp_path_factory):
 @pytest.fixture
 def place(tmp_path):
     """A folder with a model in a run's folder, a suite of two tasks, and their data."""
-    ours(tmp_path / "run" / "models" / "step-00000100")
-    tasks = [{"name": name, **TASK} for name in ("one", "two")]
-    (tmp_path / "toys.yaml").write_text(yaml.safe_dump({"name": "toys", "source": "toys", "tasks": tasks}))
-    for task, word in (("one", "AAAA"), ("two", "CGCG")):
-        (tmp_path / "data" / task).mkdir(parents=True)
-        for split, rows in (("train", 40), ("dev", 12), ("test", 13)):
-            text = "".join(f"{sequence(i, split, word if i % 2 else '')},{i % 2}\n" for i in range(rows))
-            (tmp_path / "data" / task / f"{split}.csv").write_text("sequence,label\n" + text)
+    write_suite(tmp_path)
     return tmp_path
-
-
-def sequence(number, split, word):
-    """A sequence of 30 nucleotides that differs from row to row and from split to split."""
-    digits = f"{number + {'train': 0, 'dev': 100, 'test': 200}[split]:010b}"
-    return word + "".join("GT"[int(d)] + "TCA"[i % 3] for i, d in enumerate(digits)) + "GATTACAGAT"[len(word) :]
 
 
 def benchmark(place, uri, *more):

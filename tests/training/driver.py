@@ -42,6 +42,7 @@ from cmgems.masking.masker import Masker
 from cmgems.pretrain import pretrain
 from cmgems.runtime import files, process
 from cmgems.runtime.logging import configure_logging
+from cmgems.runtime.signals import stopping_on_signals
 from cmgems.training import checkpoint, engine
 from cmgems.training.metrics import LogWindow
 from cmgems.training.trainer import Trainer
@@ -266,6 +267,6 @@ def note_exit(code):
 if __name__ == "__main__":
     wrap(process, "end_process", before=note_exit)
     configure_logging()
-    with process.exit_on_error():
+    with stopping_on_signals(), process.exit_on_error():
         main()
         process.end_process(0)

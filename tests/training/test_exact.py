@@ -6,25 +6,19 @@ Each launch runs tests/training/driver.py, the entry script with a recording aro
 import json
 import os
 import random
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-import psutil
 import pytest
-import yaml
 from filelock import FileLock
 
 from cmgems.training.checkpoint import checkpoints
-from tests.training.launching import logged
+from tests.training.launching import REPOSITORY
+from tests.training.recording import Launch, launch
 
-REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs/exactness.md"
-SECONDS = 300
-"""Longest time for a launch."""
 
 ZERO2 = ("zero2", 2)
 """DeepSpeed ZeRO-2 on two processes."""
@@ -72,116 +66,6 @@ def with_trigger(steps, evaluate_every, checkpoint_every, below):
         "evaluation": {**RECIPE["evaluation"], "every": evaluate_every},
         "checkpoint": {"every": checkpoint_every, "milestones": []},
     }
-
-
-# ---- launching, and reading what was recorded
-
-
-@dataclass(frozen=True)
-class Launch:
-    """What a launch has left."""
-
-    code: int
-    output: str
-    trace: Path
-
-    @property
-    def end(self):
-        """The last lines it printed, for the message of a test that fails."""
-        return f"exit code {self.code}\n{self.output[-4000:]}"
-
-    @property
-    def folder(self):
-        """Where the run is."""
-        return self.trace.parent
-
-    @property
-    def killed_by(self):
-        """The fault that killed it."""
-        path = self.trace / "killed"
-        return path.read_text() if path.exists() else None
-
-    def ranks(self):
-        """For each rank its records, by step."""
-        return [
-            {record["step"]: record for record in map(json.loads, complete_lines(path))}
-            for path in sorted(self.trace.glob("rank-*.jsonl"))
-        ]
-
-    def rows(self):
-        """For each step the global batch: (epoch, sample id, digest) by slot."""
-        return {
-            step: [
-                row
-                for micro_step in zip(*(rank["micro_batches"] for rank in ranks), strict=True)
-                for micro_batch in micro_step
-                for row in micro_batch
-            ]
-            for step, ranks in by_step(self.ranks())
-        }
-
-    def losses(self):
-        """For each step the mean over the masked tokens of the global batch."""
-        return {
-            step: sum(float.fromhex(rank["loss"]) for rank in ranks) / sum(rank["masked_tokens"] for rank in ranks)
-            for step, ranks in by_step(self.ranks())
-        }
-
-    def perplexities(self):
-        """For each evaluation the perplexity under the stage's masking, which may trigger a switch."""
-        return logged(self.folder / "run", "ppl/stage")
-
-
-def by_step(ranks):
-    """Steps that all ranks have recorded, each with their records."""
-    for step in ranks[0]:
-        if all(step in rank for rank in ranks):
-            yield step, [rank[step] for rank in ranks]
-
-
-def complete_lines(path):
-    """Lines of a file whose writer may have been killed."""
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-
-def launch(folder, recipe, kind, processes, *settings, fault="", workers=0):
-    """Launch a run in `folder`, where launches before it may have left the run; waits for its end."""
-    trace = folder / f"trace-{1 + len(list(folder.glob('trace-*')))}"
-    trace.mkdir()
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    program = ["tests/training/driver.py", "--config", f"{folder}/recipe.yaml", "--output", f"{folder}/run"]
-    program += ["--tracking.uri", f"sqlite:///{folder}/mlflow.db", "--corpus.workers", str(workers)]
-    with (trace / "output").open("w") as output:
-        process = subprocess.Popen(
-            [*launcher(kind, processes), *program, *required(kind, processes), *settings],
-            cwd=REPOSITORY,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TRACE": str(trace), "FAULT": fault},
-            stdout=output,
-            stderr=output,
-        )
-        try:
-            code = process.wait(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            for each in (*psutil.Process(process.pid).children(recursive=True), process):
-                each.kill()
-            code = f"none after {SECONDS} s"
-    return Launch(code, (trace / "output").read_text(), trace)
-
-
-def launcher(kind, processes):
-    """What starts the program: Accelerate's launcher, but for a plain process."""
-    if kind == "plain":
-        return [sys.executable]
-    config = ("--config_file", f"deepspeed_configs/{kind}.yaml", "--num_processes", str(processes))
-    return [str(Path(sys.executable).with_name("accelerate")), "launch", *config, "--main_process_port", "0"]
-
-
-def required(kind, processes):
-    """Settings by which the run makes sure that it is launched as it should be."""
-    settings = ["--launch.processes", str(processes)]
-    if kind.startswith("zero"):
-        return [*settings, "--launch.distributed", "deepspeed", "--launch.zero_stage", kind.removeprefix("zero")]
-    return [*settings, "--launch.distributed", {"plain": "none"}.get(kind, kind)]
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,19 @@ def test_a_dead_rank_ends_the_run_within_seconds(start, dies):
 
 
 @slow
+def test_a_killed_loader_worker_ends_the_run_with_one_message(start):
+    run = start("--corpus.workers", "1")
+    run.wait_for("step 8 ")
+    rank = run.rank(0)
+    [worker] = [child for child in rank.children() if child.cmdline() == rank.cmdline()]
+    worker.kill()
+    log = run.end(60)
+    assert "error: rank 0 has lost a loader worker; the machine may be short of memory" in log
+    assert "is killed by signal: Killed" in log
+    assert 'pretrain.py", line' not in log
+
+
+@slow
 def test_a_silent_rank_ends_the_run_after_the_time_out(start):
     run = start("--launch.timeout", "20")
     run.wait_for("step 8 ")
