@@ -4,6 +4,7 @@
 # make unit     the quick part of them
 # make matrix   the long matrix of launches, by hand
 # make bench    benchmarks beside what would be used instead (ARGS='--only logo' chooses), best on an idle machine
+# make soak     random faults on runs and commands for an hour or more (ARGS='--faults 20' chooses)
 # make growth   measure and draw how speed, time and memory grow (docs/performance.md), on an idle machine
 # make docs     build the documentation's site in build/site
 # make lint     style and types, of shell scripts and the Dockerfile too
@@ -26,7 +27,7 @@ ifndef RUN
 RUN := runs/demo/$(shell echo $$(( $$(ls runs/demo 2>/dev/null | sort -n | tail -1) + 1 )))
 endif
 
-.PHONY: demo test unit slow matrix bench growth docs lint clean
+.PHONY: demo test unit slow matrix bench soak growth docs lint clean
 
 demo: $(VENV)/.installed
 	$(HIDE) OMP_NUM_THREADS=$(THREADS) $(BIN)/accelerate launch --config_file deepspeed_configs/zero2.yaml --num_processes 2 --main_process_port 0 \
@@ -48,6 +49,9 @@ matrix: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.soak $(ARGS)
 
 growth: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.growth $(ARGS)

@@ -22,8 +22,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cmgems.data.prepare import prepare_corpus
-from cmgems.data.settings import PrepareConfig
 from tests.soak import commands
 from tests.soak.faults import (
     ELASTIC_FAULTS,
@@ -35,7 +33,7 @@ from tests.soak.faults import (
     WENT_ON,
     Tried,
 )
-from tests.soak.subject import HangError, LostError, Run
+from tests.soak.subject import HangError, LostError, Run, make_corpus
 from tests.study.conftest import write_study
 from tests.support.mlflow_server import Server
 from tests.support.suites import write_suite
@@ -83,7 +81,7 @@ class Soak:
         self.server.start()
         self.can_mount = _can_mount(folder)
         self._undisturbed, self._commands = {}, {}
-        self._corpus = self._make_corpus()
+        self._corpus = make_corpus(folder)
 
     def count(self):
         """Number of faults tried."""
@@ -199,18 +197,6 @@ class Soak:
         print(f"[{self.count()}] {name}: {what}", flush=True)
 
     # ---- what the faults are tried on
-
-    def _make_corpus(self):
-        """A corpus of words that repeat, so that there is something to learn."""
-        draw = np.random.default_rng(0)
-        words = ["".join(draw.choice(list("ACGT"), 12)) for _ in range(20)]
-        genome = self.folder / "genome.fa"
-        with genome.open("w") as file:
-            for name, length in (("one", 2000), ("two", 1500), ("three", 300)):
-                file.write(f">{name}\n{''.join(draw.choice(words, length))}\n")
-        config = PrepareConfig(inputs=[str(genome)], k=4, window_tokens=40, validation_chromosomes=["three"])
-        prepare_corpus(config, self.folder / "corpus", progress=False)
-        return self.folder / "corpus"
 
     def _new_run(self, folder, kind, elastic, undisturbed):
         corpus = folder / "corpus"

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import psutil
 
+from cmgems.data.prepare import prepare_corpus
+from cmgems.data.settings import PrepareConfig
 from cmgems.tracking.journal import find_place
 from cmgems.training.checkpoint import checkpoint_step, checkpoints
 from tests.training.recording import Launch, start
@@ -338,3 +341,16 @@ def check_output(output):
 def digest(path):
     """SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def make_corpus(folder):
+    """Make a corpus of words that repeat, so that there is something to learn; returns its folder."""
+    draw = np.random.default_rng(0)
+    words = ["".join(draw.choice(list("ACGT"), 12)) for _ in range(20)]
+    genome = folder / "genome.fa"
+    with genome.open("w") as file:
+        for name, length in (("one", 2000), ("two", 1500), ("three", 300)):
+            file.write(f">{name}\n{''.join(draw.choice(words, length))}\n")
+    config = PrepareConfig(inputs=[str(genome)], k=4, window_tokens=40, validation_chromosomes=["three"])
+    prepare_corpus(config, folder / "corpus", progress=False)
+    return folder / "corpus"

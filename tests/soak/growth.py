@@ -1,0 +1,82 @@
+"""Measure whether memory, open files and threads of a run grow with its steps:
+
+    python -m tests.soak.growth [--steps 5000] [--folder FOLDER]
+
+A small run on two processes with an evaluation and a checkpoint every 25 steps, which logs every step. For each rank
+the slope over the steps after a warm-up, by least squares over means of 250 steps, with its standard error.
+"""
+
+import argparse
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from tests.soak.subject import RECIPE, Run, make_corpus
+
+EVERY = 25
+BLOCK = 250
+"""Steps of a mean."""
+
+WARM_UP = 0.3
+"""Share of the steps that is left out."""
+
+MEASURES = {"memory, MiB": lambda p: p.memory_full_info().uss / 2**20, "files": lambda p: p.num_fds()}
+MEASURES["threads"] = lambda p: p.num_threads()
+
+
+def measure(folder, steps):
+    """Run, and return for each rank its samples: float64 [samples, 1 + measures], the step first."""
+    run = Run(folder, make_corpus(folder), f"sqlite:///{folder}/mlflow.db", "zero2", {})
+    run.recipe |= {
+        "training": {**RECIPE["training"], "steps": steps},
+        "evaluation": {**RECIPE["evaluation"], "every": EVERY},
+        "checkpoint": {"every": EVERY, "keep": 2},
+    }
+    attempt = run.running()
+    samples = [[], []]
+    while attempt.alive:
+        step = attempt.step
+        for number, collected in enumerate(samples):
+            try:
+                if rank := attempt.rank(number):
+                    collected.append([step, *(value(rank) for value in MEASURES.values())])
+            except psutil.Error:
+                continue  # it has just ended
+        time.sleep(1)
+    assert attempt.wait() == 0, attempt.output
+    return [np.array(collected) for collected in samples]
+
+
+def slope(steps, values):
+    """Growth of a value per 1,000 steps, with its standard error, over means of blocks of steps."""
+    blocks = steps // BLOCK
+    points = [(steps[blocks == b].mean(), values[blocks == b].mean()) for b in np.unique(blocks)]
+    x, y = np.array(points).T
+    (growth, _), covariance = np.polyfit(x / 1000, y, 1, cov=True)
+    return growth, covariance[0, 0] ** 0.5
+
+
+def main():
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=5000, help="optimizer steps (default: 5000)")
+    parser.add_argument("--folder", type=Path, help="new folder (default: a temporary one, removed at the end)")
+    arguments = parser.parse_args()
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="growth-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    for rank, samples in enumerate(measure(folder, arguments.steps)):
+        kept = samples[samples[:, 0] > WARM_UP * arguments.steps]
+        for column, name in enumerate(MEASURES, 1):
+            growth, error = slope(kept[:, 0], kept[:, column])
+            first, last = (f"{kept[row, column]:,.1f} at step {kept[row, 0]:,.0f}" for row in (0, -1))
+            print(f"rank {rank}, {name}: {first}, {last}; {growth:+.3f} ± {error:.3f} per 1,000 steps")
+    if not arguments.folder:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
