@@ -63,7 +63,7 @@ def masking() -> dict[str, Callable[[], float]]:
 
     def choice(strategy: str) -> Callable[[], object]:
         valid, random = ids >= FIRST_KMER, Counters(0, epoch, sample_id)
-        return lambda: settings[strategy].select(ids, valid, masker.npmi, random)
+        return lambda: settings[strategy].select(ids, valid, masker.words, random)
 
     return {
         "genemask": repeated(ours("genemask"), ROWS * TOKENS),

@@ -24,6 +24,7 @@ from cmgems.config.command_line import load_config
 from cmgems.data.corpus import load_corpus
 from cmgems.data.loader import TrainingRows, Windows, make_loader
 from cmgems.data.order import BatchPlan, training_samples
+from cmgems.data.tokenization import Tokenization
 from cmgems.pretrain import pretrain
 from cmgems.training import trainer
 
@@ -104,7 +105,7 @@ def starting(work: Path) -> dict[str, Callable[[], float]]:
 def resuming(work: Path) -> dict[str, float]:
     """Batches that the loader reads before the first one of the step that a run goes on from, and seconds until that
     one is there."""
-    windows = Windows(load_corpus(corpus(work, False)).train, K, 512)
+    windows = Windows(load_corpus(corpus(work, False)).train, Tokenization(K), 512)
     assert len(windows.lengths)  # read when a run starts, wherever it starts
     before, seconds = {}, {}
     for step in (0, 10, 100_000):
@@ -199,7 +200,7 @@ def sharing(work: Path) -> dict[str, Callable[[], float]]:
     sizes = {"training.steps": 2 * uncounted, "training.global_batch": 64, "training.micro_batch": 16}
     settings = arguments("logo", path, sizes)
     config = load_config(settings)
-    windows = Windows(load_corpus(path).train, K, config.model.max_positions)
+    windows = Windows(load_corpus(path).train, Tokenization(K), config.model.max_positions)
     tokens = useful_tokens(windows, samples(config, windows)[uncounted:])
 
     def way(kind: str) -> Callable[[], float]:

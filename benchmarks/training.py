@@ -25,6 +25,7 @@ from cmgems.data.loader import TrainingRows, Windows
 from cmgems.data.order import BatchPlan
 from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import build_tokenizer
 from cmgems.masking.masker import Masker
 from cmgems.model.bert import bert_config, build_model, build_optimizer
@@ -133,7 +134,7 @@ def logged_steps(folder: Path) -> list[dict[str, Any]]:
 def trainer(config: PretrainConfig, windows: Windows, steps: list[list[tuple[np.ndarray, np.ndarray]]]) -> list[float]:
     """P1 on the same windows, in the order of the corpus' stream, not by length."""
     ids = np.concatenate([np.sort(np.concatenate([ids[ids >= 0] for _, ids in step])) for step in steps])
-    bert = bert_config(config.model, K)
+    bert = bert_config(config.model, Tokenization(K))
     return train_by_trainer(
         windows.split[ids.tolist()]["sequence"],
         build_tokenizer(K, config.model.max_positions),
@@ -152,7 +153,7 @@ def bare(config: PretrainConfig, windows: Windows, steps: list[list[tuple[np.nda
         [masker(batch.ids, batch.epoch, batch.sample_id, masking) for batch in (windows[rows] for rows in step)]
         for step in steps
     ]
-    model = build_model(config.model, K, config.seed)
+    model = build_model(config.model, Tokenization(K), config.seed)
     return train_bare(model, build_optimizer(model, config.optimizer), batches, config.training.precision == "bf16")
 
 
@@ -160,7 +161,7 @@ def main(kind: str, work: Path, model: str, *options: str) -> None:
     """Measure one way once."""
     path = corpus(work, "--full" in options)
     config = recipe(model, path, options)
-    windows = Windows(load_corpus(path).train, K, config.model.max_positions)
+    windows = Windows(load_corpus(path).train, Tokenization(K), config.model.max_positions)
     steps = samples(config, windows)
     torch.manual_seed(0)
     seconds = {

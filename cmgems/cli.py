@@ -74,7 +74,7 @@ class Npmi(Settings):
     counts: str | None = None
     """CSV with columns `kmer,count`; `human` for the human 6-mer counts that ship with cmgems."""
     k: int | None = Field(default=None, ge=2, le=8)
-    """Length of the k-mers to count in the corpus; empty: that of the corpus."""
+    """Length of the k-mers to count in the corpus, at every nucleotide; empty: the words of the corpus."""
     method: Literal["all", "published"] = NpmiConfig().method
     """`all`: the minimum over all segmentations; `published`: the arithmetic of GeneMask's published table."""
     c: float = Field(default=NpmiConfig().c, gt=1)
@@ -93,19 +93,22 @@ class Npmi(Settings):
     def cli_cmd(self) -> None:
         """Write the table and show its first k-mers."""
         if self.corpus is not None:
-            k, counts = self._corpus_counts(self.corpus)
+            k, counts, stride = self._corpus_counts(self.corpus)
         else:
             k, counts = human_counts() if self.counts == "human" else read_counts(Path(str(self.counts)))
-        table = npmi_from_counts(counts, k, self.method, self.c)
+            stride = 1
+        table = npmi_from_counts(counts, k, self.method, self.c, stride)
         write_npmi(table, self.output)
         print(f"{self.output}: NPMI of {4**k:,} {k}-mers, highest for {', '.join(table.best(TOP_SHOWN))}")
 
-    def _corpus_counts(self, path: Path) -> tuple[int, Counts]:
+    def _corpus_counts(self, path: Path) -> tuple[int, Counts, int]:
+        """Return the length of the words, their counts, and at every how many nucleotides they begin."""
         corpus = load_corpus(path)
-        if self.k in (None, corpus.k):
-            return corpus.k, corpus.counts
+        tokens = corpus.tokens
+        if self.k in (None, tokens.word):
+            return tokens.word, corpus.word_counts, tokens.stride
         with ProgressLines(f"counting {self.k}-mers", len(corpus.train), "window") as progress:
-            return self.k, count_kmers(_sequences(corpus, progress), self.k)
+            return self.k, count_kmers(_sequences(corpus, progress), self.k), 1
 
 
 def _sequences(corpus: Corpus, progress: ProgressLines) -> Iterator[str]:

@@ -44,7 +44,7 @@ def pretrain(config: PretrainConfig) -> None:
 
     with open_run_folder(config, accelerator, data) as run:
         resumed = open_checkpoint(run, accelerator, config.allow_changed)
-        engine = build_engine(config, accelerator, plan, data.corpus.k, resumed is not None and resumed.universal)
+        engine = build_engine(config, accelerator, plan, data.corpus.tokens, resumed is not None and resumed.universal)
         logger.info(f"{engine.describe()}\n{data.describe()}\nrun folder {run.folder}")
         if resumed:
             resumed.load_into(run, engine, controller)

@@ -14,6 +14,7 @@ from cmgems.data.corpus import load_corpus
 from cmgems.data.loader import TrainingRows, Windows
 from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import build_tokenizer, encode_batch, vocabulary
 from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.masker import Masker
@@ -75,7 +76,7 @@ def share(tokens):
 def test_a_loader_that_reads_too_much_is_seen(tmp_path, monkeypatch):
     (tmp_path / "genome.fa").write_text("".join(f">{name}\n{random_windows(1, 100_000)[0]}\n" for name in "abc"))
     prepare_corpus(PrepareConfig(inputs=[str(tmp_path / "genome.fa")], k=K), tmp_path / "corpus", progress=False)
-    windows = Windows(load_corpus(tmp_path / "corpus").train, K, TOKENS + 2)
+    windows = Windows(load_corpus(tmp_path / "corpus").train, Tokenization(K), TOKENS + 2)
     assert batches_before(windows, 100_000) == 0
 
     class FromTheStart(TrainingRows):

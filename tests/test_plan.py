@@ -19,6 +19,7 @@ from cmgems.config.recipes import RECIPES
 from cmgems.config.schema import ModelConfig
 from cmgems.curriculum.settings import StageConfig
 from cmgems.data.order import BatchPlan
+from cmgems.data.tokenization import Tokenization
 from cmgems.errors import UserError
 from cmgems.masking.strategies import STRATEGIES
 from cmgems.model.bert import bert_config, build_model
@@ -105,8 +106,8 @@ def test_parameters_of_the_published_models(recipe, low, high):
 
 def test_parameters_are_those_of_the_model_that_is_trained():
     config = ModelConfig(layers=2, hidden=16, intermediate=32, heads=2)
-    size = model_size(bert_config(config, k=4))
-    trained = build_model(config, k=4, seed=0)
+    size = model_size(bert_config(config, Tokenization(4)))
+    trained = build_model(config, Tokenization(4), seed=0)
     assert size.parameters == sum(p.numel() for p in trained.parameters())
     assert size.largest_layer == 512 * 16  # the positions
 
@@ -139,7 +140,7 @@ def test_each_zero_stage_keeps_no_more_than_the_one_before(recipe, gpus, precisi
 
 
 def test_model_states_by_hand():
-    size = model_size(bert_config(ModelConfig(), k=6))
+    size = model_size(bert_config(ModelConfig(), Tokenization(6)))
     p, layer = size.parameters, size.largest_layer
     assert layer == 4101 * 768 + 4101  # the vocabulary, and the head's bias
     one, four = Place(1, 1), Place(4, 2)
@@ -164,7 +165,7 @@ def test_model_states_by_hand():
 
 
 def test_buffers_by_hand():
-    size = model_size(bert_config(ModelConfig(), k=6))
+    size = model_size(bert_config(ModelConfig(), Tokenization(6)))
     p, rest = size.parameters, size.parameters - size.largest_layer
     found = {name: buffers(launch, size, "bf16", Place(8, 1)) for name, launch in LAUNCH.items()}
     assert (found["ddp"], found["zero0"]) == (4 * p, 2 * p)
@@ -181,7 +182,7 @@ def test_the_configs_have_the_buckets_that_are_planned_with():
 
 
 def test_bytes_sent_by_hand():
-    size = model_size(bert_config(ModelConfig(), k=6))
+    size = model_size(bert_config(ModelConfig(), Tokenization(6)))
     p = size.parameters
 
     def sent(name, precision, micro_steps):
@@ -208,10 +209,10 @@ def test_activations_are_what_torch_allocates(config, k, arithmetic, checkpointi
     config = config.model_copy(update={"activation_checkpointing": checkpointing})
     rows, width = 4, 128
     kept, peak, masked = measured(config, k, rows, width, arithmetic)
-    bert = bert_config(config, k)
+    bert = bert_config(config, Tokenization(k))
     found = activations(bert, rows, width, masked, arithmetic, checkpointing)
     # Autocast's copies of the matrices count as model states; with checkpointing, one layer's are there at a time.
-    copied = bert_config(config.model_copy(update={"layers": 1}), k) if checkpointing else bert
+    copied = bert_config(config.model_copy(update={"layers": 1}), Tokenization(k)) if checkpointing else bert
     copies = 2 * model_size(copied).matrices if arithmetic == "autocast" else 0
     assert found.peak + copies == pytest.approx(peak, rel=0.15)
     if not copies:
@@ -227,7 +228,7 @@ def test_activations_of_the_published_models_are_what_torch_allocates(recipe, ch
     shape = read_plan_recipe(recipe, []).model
     config = shape.model_copy(update={"activation_checkpointing": checkpointing})
     kept, peak, masked = measured(config, 6, 2, 512, "fp32")
-    found = activations(bert_config(config, 6), 2, 512, masked, "fp32", checkpointing)
+    found = activations(bert_config(config, Tokenization(6)), 2, 512, masked, "fp32", checkpointing)
     assert found.kept == pytest.approx(kept, rel=0.01)
     assert found.peak == pytest.approx(peak, rel=0.05)
 
@@ -238,7 +239,7 @@ def measured(config, k, rows, width, arithmetic):
 
     Attention weights are not dropped here: torch's CPU has no fused attention with dropout, GPUs have.
     """
-    model = build_model(config, k, seed=0).train()
+    model = build_model(config, Tokenization(k), seed=0).train()
     for layer in model.bert.bert.encoder.layer:
         layer.attention.self.dropout.p = 0.0
     if arithmetic == "16-bit":
@@ -279,7 +280,7 @@ def measured(config, k, rows, width, arithmetic):
 
 
 def test_activations_of_the_last_layer_and_the_head_are_of_the_masked_tokens_alone():
-    bert = bert_config(ModelConfig(layers=1, hidden=64, intermediate=32, heads=4, dropout=0), k=6)
+    bert = bert_config(ModelConfig(layers=1, hidden=64, intermediate=32, heads=4, dropout=0), Tokenization(6))
     one, two = (activations(bert, 8, 128, masked, "16-bit", False).kept for masked in (100, 200))
     head = 4 * 2 * 64 + 4 * 4101 + 8
     # Copies of the token's states and of attention's output; queries, one float a head, and the padding mask; inputs
@@ -310,7 +311,7 @@ def test_a_model_that_fits_nowhere():
     assert (launch.fits, launch.largest_micro_batch) == (False, 0)
 
 
-WINDOWS = Windows(k=6, shortest=5, full=510, full_share=0.5, mean=383.75, source="")
+WINDOWS = Windows(tokens=Tokenization(6), shortest=5, full=510, full_share=0.5, mean=383.75, source="")
 
 
 @pytest.mark.parametrize(("processes", "micro_batch"), [(1, 32), (4, 16), (2, 125), (3, 250)])
@@ -355,7 +356,7 @@ def test_windows_are_those_of_the_corpus_where_there_is_one(tmp_path):
     main(["prepare", str(tmp_path / "genome.fa"), "--output", corpus, "-k", "5", "--window_tokens", "60"])
     made = plan("logo-span-15", overrides=["--corpus.path", corpus])
     manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_text())["splits"]["train"]
-    assert (made.windows.k, made.windows.full) == (5, 60)
+    assert (made.windows.tokens.k, made.windows.full) == (5, 60)
     assert made.windows.mean == manifest["tokens"] / manifest["windows"]
     assert made.windows.source == f"the corpus {corpus}"
     with pytest.raises(UserError, match="max_positions is 40, but windows by the corpus"):
@@ -473,9 +474,10 @@ import deepspeed, deepspeed.ops
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from cmgems.config.schema import ModelConfig
+from cmgems.data.tokenization import Tokenization
 from cmgems.model.bert import build_model
 torch.distributed.init_process_group("gloo")
-model = build_model(ModelConfig(layers=2, hidden=64, intermediate=768, heads=8, dropout=0.0), 4, 0)
+model = build_model(ModelConfig(layers=2, hidden=64, intermediate=768, heads=8, dropout=0.0), Tokenization(4), 0)
 zero = {"stage": 3, "overlap_comm": True, "contiguous_gradients": True, "reduce_bucket_size": 1_000_000,
         "stage3_param_persistence_threshold": 0}
 engine, *_ = deepspeed.initialize(

@@ -19,6 +19,7 @@ from xxhash import xxh3_128
 from cmgems.data.kmer_tables import read_counts
 from cmgems.data.settings import PrepareConfig
 from cmgems.data.split import SPLITS, Split
+from cmgems.data.tokenization import SHORTEST_K, Tokenization
 from cmgems.errors import UserError
 
 FORMAT = 1
@@ -26,6 +27,9 @@ FORMAT = 1
 
 MANIFEST = "manifest.json"
 COUNTS = "kmer_counts.csv"
+WORD_COUNTS = "word_counts.csv"
+"""Counts of the words, where these are no tokens."""
+
 DATA = "data-00000-of-00001.arrow"
 """Name of the file of a split's windows."""
 
@@ -46,12 +50,19 @@ class Corpus:
     validation: datasets.Dataset
     """Validation windows, in the order of the genome."""
     counts: npt.NDArray[np.int64]
-    """Occurrences of the k-mers in the training windows, int64 [4**k]; entry i is for the token id i + 5."""
+    """Occurrences of the tokens in the training windows, int64 [4**k]; entry i is for the token id i + 5."""
+    word_counts: npt.NDArray[np.int64]
+    """Occurrences of the words that begin where tokens do, int64 [4**word]."""
+
+    @property
+    def tokens(self) -> Tokenization:
+        """Which nucleotides a token covers."""
+        return PrepareConfig.model_validate(self.manifest["config"]).tokenization
 
     @property
     def k(self) -> int:
         """Length of a token, in nucleotides, the corpus was prepared for."""
-        return int(self.manifest["config"]["k"])
+        return self.tokens.k
 
     @property
     def fingerprint(self) -> str:
@@ -75,7 +86,9 @@ def load_corpus(path: Path) -> Corpus:
     manifest = _read_manifest(path)
     _check_files(path, manifest, "sample", file_sample)
     train, validation = (_load_split(path, split) for split in SPLITS)
-    counts = _read_counts(path / COUNTS, manifest["config"]["k"])
+    tokens = PrepareConfig.model_validate(manifest["config"]).tokenization
+    counts = _read_counts(path / COUNTS, tokens.k)
+    word_counts = counts if tokens.word == tokens.k else _read_counts(path / WORD_COUNTS, tokens.word)
     for what, found, expected in (
         (f"{DATA} of the train split: windows", len(train), manifest["splits"]["train"]["windows"]),
         (f"{DATA} of the validation split: windows", len(validation), manifest["splits"]["validation"]["windows"]),
@@ -83,7 +96,7 @@ def load_corpus(path: Path) -> Corpus:
     ):
         if found != expected:
             raise UserError(f"{path}: {what}: {found:,} instead of {expected:,}; prepare the corpus again")
-    return Corpus(path, manifest, train, validation, counts)
+    return Corpus(path, manifest, train, validation, counts, word_counts)
 
 
 def verify_corpus(path: Path) -> Corpus:
@@ -103,7 +116,8 @@ def verify_corpus(path: Path) -> Corpus:
 
 def describe_files(path: Path) -> dict[str, dict[str, Any]]:
     """Return the manifest's entry of the files of a corpus: name within the folder to bytes, checksum and sample."""
-    names = [COUNTS, *(f"{split}/{DATA}" for split in SPLITS)]
+    counts = [name for name in (COUNTS, WORD_COUNTS) if (path / name).exists()]
+    names = [*counts, *(f"{split}/{DATA}" for split in SPLITS)]
     return {
         name: {
             "bytes": (path / name).stat().st_size,
@@ -152,7 +166,7 @@ def _check_files(path: Path, manifest: dict[str, Any], kind: str, digest: Callab
 
 def _read_counts(path: Path, k: int) -> npt.NDArray[np.int64]:
     try:
-        found, counts = read_counts(path, complete=True)
+        found, counts = read_counts(path, complete=True, shortest=SHORTEST_K)
         if found != k:
             raise UserError(f"it has {found}-mers instead of {k}-mers")
     except UserError as error:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cmgems.data.streams import open_text
-from cmgems.data.tokenizer import LONGEST_K, SHORTEST_K, SPECIAL_TOKENS, vocabulary
+from cmgems.data.tokenization import LONGEST_WORD, SHORTEST_WORD
+from cmgems.data.tokenizer import SPECIAL_TOKENS, vocabulary
 from cmgems.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class KmerRow:
         return text
 
 
-def read_kmer_rows(path: Path, columns: list[str]) -> tuple[int, dict[int, KmerRow]]:
+def read_kmer_rows(path: Path, columns: list[str], shortest: int = SHORTEST_WORD) -> tuple[int, dict[int, KmerRow]]:
     """Read a CSV with a line for each k-mer.
 
     Parameters
@@ -78,6 +79,8 @@ def read_kmer_rows(path: Path, columns: list[str]) -> tuple[int, dict[int, KmerR
         The file, with a header.
     columns
         Columns that it must have beside `kmer`.
+    shortest
+        Length of the shortest k-mers allowed, in nucleotides.
 
     Returns
     -------
@@ -94,8 +97,8 @@ def read_kmer_rows(path: Path, columns: list[str]) -> tuple[int, dict[int, KmerR
     """
     lines = _read_lines(path, ["kmer", *columns])
     k = len(lines[0][0])
-    if not SHORTEST_K <= k <= LONGEST_K:
-        raise UserError(f"{lines[0][1].where}: '{lines[0][0]}' must have {SHORTEST_K} to {LONGEST_K} nucleotides")
+    if not shortest <= k <= LONGEST_WORD:
+        raise UserError(f"{lines[0][1].where}: '{lines[0][0]}' must have {shortest} to {LONGEST_WORD} nucleotides")
     index_of = {kmer: index for index, kmer in enumerate(kmers(k))}
     rows: dict[int, KmerRow] = {}
     for kmer, row in lines:
@@ -145,7 +148,7 @@ def kmers(k: int) -> list[str]:
     return vocabulary(k)[len(SPECIAL_TOKENS) :]
 
 
-def read_counts(path: Path, complete: bool = False) -> tuple[int, npt.NDArray[np.int64]]:
+def read_counts(path: Path, complete: bool = False, shortest: int = SHORTEST_WORD) -> tuple[int, npt.NDArray[np.int64]]:
     """Read counts of k-mers from a CSV with columns `kmer` and `count`.
 
     Parameters
@@ -168,7 +171,7 @@ def read_counts(path: Path, complete: bool = False) -> tuple[int, npt.NDArray[np
         As `read_kmer_rows`, and if a count is not a whole number, the counts add up to 2^63 or more, or the table is
         not `complete`.
     """
-    k, rows = read_kmer_rows(path, ["count"])
+    k, rows = read_kmer_rows(path, ["count"], shortest)
     if complete:
         require_all(path, k, rows)
     elif len(rows) < 4**k:

@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cmgems.data.order import BatchPlan, Int64, in_slots, longest_first, training_samples, validation_samples
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import encode_batch
 from cmgems.runtime.signals import leave_signals_to_the_parent
 
@@ -55,14 +56,14 @@ class Windows(Dataset[Any]):
     ----------
     split
         Rows with a column `sequence`.
-    k
-        Length of a token, in nucleotides, 2..8.
+    tokens
+        Which nucleotides a token covers.
     max_positions
         Longest input of the model, in tokens, [CLS] and [SEP] included.
     """
 
-    def __init__(self, split: datasets.Dataset, k: int, max_positions: int) -> None:
-        self.split, self.k, self.max_tokens = split, k, max_positions - SPECIAL_TOKENS_PER_WINDOW
+    def __init__(self, split: datasets.Dataset, tokens: Tokenization, max_positions: int) -> None:
+        self.split, self.tokens, self.max_tokens = split, tokens, max_positions - SPECIAL_TOKENS_PER_WINDOW
 
     @cached_property
     def lengths(self) -> Lengths:
@@ -84,7 +85,7 @@ class Windows(Dataset[Any]):
         sequences = np.full(len(samples), "", dtype=object)
         if filled.any():
             sequences[filled] = self.split[samples[filled].tolist()]["sequence"]
-        ids = encode_batch(sequences.tolist(), self.k, self.max_tokens)
+        ids = encode_batch(sequences.tolist(), self.tokens.k, self.max_tokens, stride=self.tokens.stride)
         return MicroBatch(torch.from_numpy(ids), torch.from_numpy(epoch), torch.from_numpy(samples))
 
 

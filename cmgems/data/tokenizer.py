@@ -1,4 +1,4 @@
-"""Overlapping k-mers as token ids: token t of a sequence covers its nucleotides t..t+k-1.
+"""k-mers as token ids: token t of a sequence covers its nucleotides t * stride..t * stride + k - 1.
 
 Ids follow DNABERT's vocabulary: five special tokens, then the k-mers over A, T, C, G in that order. A k-mer's id is
 thus 5 plus its value as a number in base 4, and encoding is arithmetic instead of a look-up.
@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from cmgems.data.tokenization import LONGEST_K, SHORTEST_K, Tokenization
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, CLS, SEP, MASK = range(5)
 BASES = "ATCG"
 """Nucleotides in the order of the vocabulary."""
-
-SHORTEST_K, LONGEST_K = 2, 8
-"""Lengths of a k-mer, in nucleotides, that are encoded and counted."""
 
 NO_BASE = 4
 """What stands for anything but a nucleotide where nucleotides are digits; as a digit of two bits, its third one."""
@@ -51,19 +50,21 @@ def kmer_digits(k: int) -> npt.NDArray[np.int64]:
     return np.arange(4**k)[:, None] >> 2 * np.arange(k)[::-1] & 3
 
 
-def encode(sequence: str | bytes, k: int) -> npt.NDArray[np.int64]:
-    """Return the ids of the overlapping k-mers of `sequence`, without special tokens.
+def encode(sequence: str | bytes, k: int, stride: int = 1) -> npt.NDArray[np.int64]:
+    """Return the ids of the k-mers of `sequence`, without special tokens.
 
     Parameters
     ----------
     sequence
         Nucleotides in upper or lower case; U counts as T.
     k
-        Length of a k-mer, 2..8.
+        Length of a k-mer, 1..8.
+    stride
+        Nucleotides from the start of a k-mer to that of the next one; what is left at the end has no token.
 
     Returns
     -------
-    int64 array [max(len(sequence) - k + 1, 0)]
+    int64 array [max((len(sequence) - k) // stride + 1, 0)]
         `UNK` for a k-mer that contains anything but A, C, G, T.
 
     Raises
@@ -75,10 +76,12 @@ def encode(sequence: str | bytes, k: int) -> npt.NDArray[np.int64]:
     --------
     >>> encode("ATCGN", k=3).tolist()
     [11, 32, 1]
+    >>> encode("ATGGCATC", k=3, stride=3).tolist()
+    [12, 61]
     """
     _check_k(k)
     text = sequence.encode("ascii", "replace") if isinstance(sequence, str) else sequence
-    return _encode_digits(_digits(text)[None], k).ravel()
+    return _encode_digits(_digits(text)[None], k).ravel()[::stride]
 
 
 def _digits(text: bytes) -> npt.NDArray[np.uint8]:
@@ -108,7 +111,7 @@ def _check_k(k: int) -> None:
 
 
 def encode_batch(
-    sequences: list[str], k: int, max_tokens: int | None = None, pad_to_multiple_of: int = 8
+    sequences: list[str], k: int, max_tokens: int | None = None, pad_to_multiple_of: int = 8, stride: int = 1
 ) -> npt.NDArray[np.int64]:
     """Return the ids of a batch of sequences as rows `[CLS] k-mers [SEP] [PAD]...`
 
@@ -117,11 +120,13 @@ def encode_batch(
     sequences
         B sequences of nucleotides, as `encode` takes them. One shorter than k gives the row `[CLS] [SEP]`.
     k
-        Length of a k-mer, 2..8.
+        Length of a k-mer, 1..8.
     max_tokens
         Largest allowed number of k-mers in a sequence, special tokens not counted.
     pad_to_multiple_of
         T is rounded up to a multiple of this, but not beyond max_tokens + 2.
+    stride
+        Nucleotides from the start of a k-mer to that of the next one.
 
     Returns
     -------
@@ -134,7 +139,7 @@ def encode_batch(
     """
     _check_k(k)
     lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
-    tokens = np.maximum(lengths - k + 1, 0)
+    tokens = np.maximum((lengths - k) // stride + 1, 0)
     longest = int(tokens.max(initial=0))
     width = -(-(longest + 2) // pad_to_multiple_of) * pad_to_multiple_of
     if max_tokens is not None:
@@ -143,16 +148,17 @@ def encode_batch(
         width = min(width, max_tokens + 2)
 
     # Nucleotides before and behind each sequence take the places of what is no k-mer.
-    nucleotides = width + k - 1
-    text = "".join([f"A{sequence}".ljust(nucleotides, "A") for sequence in sequences])
+    nucleotides, before = (width - 1) * stride + k, "A" * stride
+    text = "".join([(before + sequence).ljust(nucleotides, "A")[:nucleotides] for sequence in sequences])
     ids = _encode_digits(_digits(text.encode("ascii", "replace")).reshape(len(sequences), nucleotides), k)
+    ids = np.ascontiguousarray(ids[:, ::stride])
     ids[:, 0] = CLS
     ids[np.arange(width) > tokens[:, None]] = PAD
     np.put_along_axis(ids, tokens[:, None] + 1, SEP, axis=1)
     return ids
 
 
-def count_kmers(sequences: Iterable[str], k: int) -> npt.NDArray[np.int64]:
+def count_kmers(sequences: Iterable[str], k: int, stride: int = 1) -> npt.NDArray[np.int64]:
     """Count the k-mers of all sequences; those with anything but A, C, G, T are left out.
 
     Counted are (k+3)-mers, one at every fourth nucleotide, which takes a quarter of the look-ups. Each holds four
@@ -163,7 +169,9 @@ def count_kmers(sequences: Iterable[str], k: int) -> npt.NDArray[np.int64]:
     sequences
         Sequences of nucleotides, as `encode` takes them.
     k
-        Length of a k-mer, 2..8.
+        Length of a k-mer, 1..8.
+    stride
+        Nucleotides from the start of a k-mer to that of the next one, from the first nucleotide of each sequence.
 
     Returns
     -------
@@ -176,6 +184,8 @@ def count_kmers(sequences: Iterable[str], k: int) -> npt.NDArray[np.int64]:
         If k is out of range.
     """
     _check_k(k)
+    if stride > 1:
+        return _count_with_stride(sequences, k, stride)
     words = np.zeros(4 ** (k + 3) + 1, dtype=np.int64)
     counts = np.zeros(4**k, dtype=np.int64)
     for text in digit_batches(sequences):
@@ -184,6 +194,14 @@ def count_kmers(sequences: Iterable[str], k: int) -> npt.NDArray[np.int64]:
     for before in range(4):
         counts += words[:-1].reshape(4**before, 4**k, 4 ** (3 - before)).sum(axis=(0, 2))
     return counts
+
+
+def _count_with_stride(sequences: Iterable[str], k: int, stride: int) -> npt.NDArray[np.int64]:
+    counts = np.zeros(4**k + 1, dtype=np.int64)
+    for sequence in sequences:
+        ids = encode(sequence, k, stride) - len(SPECIAL_TOKENS)
+        counts += np.bincount(np.where(ids < 0, 4**k, ids), minlength=4**k + 1)
+    return counts[:-1]
 
 
 def digit_batches(sequences: Iterable[str]) -> Iterator[bytes]:
@@ -231,29 +249,40 @@ def _count_one_by_one(text: bytes, places: npt.NDArray[np.int64], k: int) -> npt
     return np.bincount(ids[ids != UNK] - len(SPECIAL_TOKENS), minlength=4**k)
 
 
-def build_tokenizer(k: int, max_positions: int) -> PreTrainedTokenizerFast:
-    """Return the same encoding as a tokenizer of the transformers library, for blank-separated k-mers.
+def build_tokenizer(k: int, max_positions: int, stride: int = 1) -> PreTrainedTokenizerFast:
+    """Return the same encoding as a tokenizer of the transformers library: for plain sequences where k-mers do not
+    overlap (nucleotides, codons), else for blank-separated k-mers.
 
     Saved beside a model (`save_tokenizer`), it is loaded by `AutoTokenizer` without any code of this project.
 
     Parameters
     ----------
     k
-        Length of a k-mer, 2..8.
+        Length of a k-mer, 1..8.
     max_positions
         Longest input of the model, in tokens, [CLS] and [SEP] included.
+    stride
+        Nucleotides from the start of a k-mer to that of the next one. Fewer than k nucleotides at the end of a plain
+        sequence have no token.
 
     Examples
     --------
     >>> build_tokenizer(k=3, max_positions=512)("ATC TCG")["input_ids"]
     [2, 11, 32, 3]
+    >>> build_tokenizer(k=3, max_positions=512, stride=3)("AUGGCAUC")["input_ids"]
+    [2, 12, 61, 3]
     """
     ids = {token: i for i, token in enumerate(vocabulary(k))}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=SPECIAL_TOKENS[UNK]))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Replace(old, new) for old, new in zip("acgtuU", "ACGTTT", strict=True)]
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if stride == k:
+        # Only what matches is kept. A written-out special token has been taken out of the text before.
+        whole = pre_tokenizers.Split(Regex(f"\\S{{{k}}}"), "removed", invert=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), whole])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -270,7 +299,7 @@ def build_tokenizer(k: int, max_positions: int) -> PreTrainedTokenizerFast:
     )
 
 
-def save_tokenizer(folder: Path, k: int, max_positions: int) -> None:
+def save_tokenizer(folder: Path, tokens: Tokenization, max_positions: int) -> None:
     """Write the tokenizer of `build_tokenizer` beside a model, for `AutoTokenizer`.
 
     The class is written down under the name that it has in transformers 4, which version 5 knows too; version 5 would
@@ -281,7 +310,7 @@ def save_tokenizer(folder: Path, k: int, max_positions: int) -> None:
     OSError
         If the files cannot be written.
     """
-    build_tokenizer(k, max_positions).save_pretrained(folder)
+    build_tokenizer(tokens.k, max_positions, tokens.stride).save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text())
     config["tokenizer_class"] = "PreTrainedTokenizerFast"

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cmgems.data.tokenization import Tokenization
 from cmgems.masking.counters import threshold
 
 Floats = NDArray[np.float64]
@@ -32,24 +33,24 @@ def span_centre_probability(rate: float, lengths: tuple[int, ...]) -> float:
 
 
 @cache
-def genemask_thresholds(rate: float, k: int, device: torch.device) -> torch.Tensor:
+def genemask_thresholds(rate: float, tokens: Tokenization, device: torch.device) -> torch.Tensor:
     """`threshold` of GeneMask's centre probability by the window's length in tokens, int64 [LONGEST_SOLVED + 1]."""
-    probabilities = genemask_centre_probabilities(rate, k)
+    probabilities = genemask_centre_probabilities(rate, tokens)
     return torch.tensor([threshold(p) for p in probabilities.tolist()], device=device)
 
 
-def genemask_centre_probabilities(rate: float, k: int) -> Floats:
+def genemask_centre_probabilities(rate: float, tokens: Tokenization) -> Floats:
     """Return the probability that masks the share `rate` by GeneMask, by the window's length in tokens, [LONGEST_SOLVED
     + 1].
 
-    The number n of centres is binomial. A weak centre masks the k tokens around it; a strong one the 2k - 1 around its
-    best k-mer, which is taken to be any of the k with equal probability. So each centre masks a given token with a
-    probability that depends on the token's distance from the ends alone, and a token stays unmasked if all n miss it.
-    Centres are taken as independent and NPMI is not looked at. Of real windows of 510 tokens the share comes within
-    0.005 of the rate up to a rate of 0.5, and 0.01 above it at 0.8 to 0.9.
+    The number n of centres is binomial. A weak centre masks the tokens around it (k of overlapping k-mers); a strong
+    one those that hide its best word (2k - 1), which is taken to be any of the words near with equal probability. So
+    each centre masks a given token with a probability that depends on the token's distance from the ends alone, and a
+    token stays unmasked if all n miss it. Centres are taken as independent and NPMI is not looked at. Of real windows
+    of 510 tokens the share comes within 0.005 of the rate up to a rate of 0.5, and 0.01 above it at 0.8 to 0.9.
     """
     lengths = np.arange(1, LONGEST_SOLVED + 1)
-    masked_share = _genemask_masked_share(lengths, np.arange(_most_centres(rate, k) + 1), k)
+    masked_share = _genemask_masked_share(lengths, np.arange(_most_centres(rate, tokens) + 1), tokens)
     return np.concatenate([[0.0], _solve(masked_share, rate, size=len(lengths))])
 
 
@@ -58,11 +59,11 @@ def span_masked_share(probability: float, lengths: tuple[int, ...]) -> float:
     return float(_span_masked_share(lengths)(np.array([probability]))[0])
 
 
-def genemask_masked_share(probability: float, k: int, length: int) -> float:
+def genemask_masked_share(probability: float, tokens: Tokenization, length: int) -> float:
     """Share of the tokens of a window of `length` that GeneMask masks with a centre probability, as estimated for
     `genemask_centre_probabilities`."""
     length = min(length, LONGEST_SOLVED)
-    masked_share = _genemask_masked_share(np.array([length]), np.arange(length + 1), k)
+    masked_share = _genemask_masked_share(np.array([length]), np.arange(length + 1), tokens)
     return float(masked_share(np.array([probability]))[0])
 
 
@@ -79,10 +80,10 @@ def _span_masked_share(lengths: tuple[int, ...]) -> Callable[[Floats], Floats]:
     return masked_share
 
 
-def _genemask_masked_share(lengths: Ints, n: Ints, k: int) -> Callable[[Floats], Floats]:
+def _genemask_masked_share(lengths: Ints, n: Ints, tokens: Tokenization) -> Callable[[Floats], Floats]:
     """Function from GeneMask's centre probabilities, one for each of `lengths`, to the shares that they mask; `n` are
     the numbers of centres that are looked at."""
-    unmasked_by = np.stack([_unmasked_share(int(length), n, k) for length in lengths])  # [lengths, n]
+    unmasked_by = np.stack([_unmasked_share(int(length), n, tokens) for length in lengths])  # [lengths, n]
     log_ways = _log_binomials(lengths, n)
 
     def masked_share(p: Floats) -> Floats:
@@ -93,36 +94,56 @@ def _genemask_masked_share(lengths: Ints, n: Ints, k: int) -> Callable[[Floats],
     return masked_share
 
 
-def _unmasked_share(length: int, n: Ints, k: int) -> Floats:
+def _unmasked_share(length: int, n: Ints, tokens: Tokenization) -> Floats:
     """Return the expected share of the tokens of a window that n centres leave unmasked, for each n; [number of n]."""
     # Tokens far from both ends are all alike: a shorter window, its middle token counted as often as needed, will do.
-    distinct = min(length, 6 * k)
+    distinct = min(length, 3 * (len(tokens.hiding) + 1))
     alike = np.ones(distinct)
     alike[distinct // 2] += length - distinct
 
-    weak, strong = _centres_that_mask(distinct, k)
+    weak, strong = _centres_that_mask(distinct, tokens)
     strong_share = np.where(n <= ALL_STRONG, 1, (n + 1) // 2 / np.maximum(n, 1))[:, None]
-    hit = (strong_share * strong + (1 - strong_share) * weak) / length  # [n, token]: by one centre
-    unmasked: Floats = (1 - hit) ** n[:, None] @ alike / length
-    return unmasked
+    maskers = strong_share * strong + (1 - strong_share) * weak  # [n, token]: the tokens that would mask it
+    unmasked = (1 - maskers / length) ** n[:, None] if tokens.overlaps else _chance_of_none(length, maskers, n)
+    share: Floats = unmasked @ alike / length
+    return share
+
+
+def _chance_of_none(length: int, maskers: Floats, n: Ints) -> Floats:
+    """Return the probability that none of n different tokens of a window is among some, [n, token].
+
+    Where tokens do not overlap a centre masks few of them, and that the centres are different counts.
+    """
+
+    def log_factorial(x: Floats) -> Floats:
+        return torch.lgamma(torch.from_numpy(np.maximum(x, 0) + 1)).numpy()
+
+    left, chosen = length - maskers, n[:, None].astype(float)
+    log_ways = log_factorial(left) - log_factorial(left - chosen)
+    of_all = log_factorial(np.array([float(length)])) - log_factorial(length - chosen)
+    chance: Floats = np.where(left < chosen, 0, np.exp(log_ways - of_all))
+    return chance
 
 
 @cache
-def _centres_that_mask(length: int, k: int) -> tuple[Floats, Floats]:
+def _centres_that_mask(length: int, tokens: Tokenization) -> tuple[Floats, Floats]:
     """For each token of a window, the number of tokens that would mask it as a weak and as a strong centre; [length].
 
-    The second number is an expectation over the place of the strong centre's best k-mer.
+    The second number is an expectation over the place of the strong centre's best word.
     """
     distance = np.arange(length)[:, None] - np.arange(length)  # from the column's token to the row's
-    near = (-distance <= (k - 1) // 2) & (distance <= k // 2)  # [token or best k-mer, centre]
-    best = near / near.sum(axis=0)
-    hidden_by = (abs(distance) < k).astype(float)  # [token, best k-mer]
-    return near.sum(axis=1).astype(float), (hidden_by @ best).sum(axis=1)
+    around, near, hidden_by = (_is_in(distance, reach) for reach in (tokens.around, tokens.near, tokens.hiding))
+    best = near / np.maximum(near.sum(axis=0), 1)  # [best word, centre]
+    return around.sum(axis=1).astype(float), np.maximum(hidden_by @ best, around).sum(axis=1)
 
 
-def _most_centres(rate: float, k: int) -> int:
+def _is_in(distance: Ints, reach: range) -> NDArray[np.bool_]:
+    return (distance >= reach[0]) & (distance <= reach[-1])
+
+
+def _most_centres(rate: float, tokens: Tokenization) -> int:
     """Return a number of centres that no window up to LONGEST_SOLVED exceeds, but for a probability below 1e-12."""
-    p = 1 - (1 - rate) ** (2 / k)  # enough even if each centre masked only the half of its k tokens
+    p = 1 - (1 - rate) ** (2 / tokens.token_blocks)  # enough even if each centre masked half of its tokens only
     mean = LONGEST_SOLVED * p
     return min(LONGEST_SOLVED, int(mean + 8 * (mean * (1 - p)) ** 0.5) + 8)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import PAD, vocabulary_size
 from cmgems.errors import UserError
 from cmgems.masking.corruption import CorruptionConfig
@@ -38,6 +39,9 @@ class MaskingCollator:
         Seed of the masks.
     pad_to_multiple_of
         The padded length is a multiple of this number of tokens.
+    tokens
+        Which nucleotides a token covers, and the length of the words that `npmi` is of; without it, tokens are
+        overlapping k-mers and words at the same time.
 
     Examples
     --------
@@ -61,13 +65,14 @@ class MaskingCollator:
         corruption: CorruptionConfig | None = None,
         seed: int = 42,
         pad_to_multiple_of: int = 8,
+        tokens: Tokenization | None = None,
     ) -> None:
         if not masking:
             raise UserError("masking: give one masking at least")
         self.masking = list(masking)
         self.pad_to_multiple_of = pad_to_multiple_of
-        self._masker = Masker(npmi, corruption or CorruptionConfig(), seed)
-        self._size = vocabulary_size(npmi.k)
+        self._masker = Masker(npmi, corruption or CorruptionConfig(), seed, tokens=tokens)
+        self._size = vocabulary_size(self._masker.tokens.k)
         # Loader workers have copies of the collator, which read the same memory.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
@@ -107,9 +112,10 @@ class MaskingCollator:
                 "remove_unused_columns=False"
             )
         ids = self._pad([torch.as_tensor(row["input_ids"], dtype=torch.int64) for row in features])
+        k = self._masker.tokens.k
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self._size:
             raise UserError(
-                f"input_ids go from {int(ids.min())} to {int(ids.max())}: the vocabulary of {self._masker.k}-mers has "
+                f"input_ids go from {int(ids.min())} to {int(ids.max())}: the vocabulary of {k}-mers has "
                 f"{self._size} tokens"
             )
         samples = torch.tensor([int(row["sample_id"]) for row in features])

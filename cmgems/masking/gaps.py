@@ -6,9 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from cmgems.data.tokenization import Tokenization
 from cmgems.masking.counters import Counters, Stream
 from cmgems.masking.strategies import MaskingStrategy
-from cmgems.masking.tokens import k_of
+from cmgems.masking.words import Words
 
 
 class Gaps(MaskingStrategy):
@@ -24,9 +25,9 @@ class Gaps(MaskingStrategy):
     number: int = Field(default=2, ge=1)
     """Gaps of a window."""
 
-    def select(self, ids: Tensor, valid: Tensor, npmi: Tensor, random: Counters) -> Tensor:
+    def select(self, ids: Tensor, valid: Tensor, words: Words, random: Counters) -> Tensor:
         """Return the tokens that share a nucleotide with a gap."""
-        width = self._width(k_of(npmi))
+        width = self._width(words.tokens)
         rank = valid.cumsum(dim=1) - 1  # of the valid tokens in their window
         part = valid.sum(dim=1, keepdim=True) // self.number
         places = (part - width - 1).clamp(min=0)  # a visible token on either side
@@ -35,11 +36,11 @@ class Gaps(MaskingStrategy):
         since = rank[:, None, :] - starts[:, :, None]
         return ((since >= 0) & (since < width)).any(dim=1) & valid & (places > 0)
 
-    def masked_share(self, k: int, length: int) -> float:
+    def masked_share(self, tokens: Tokenization, length: int) -> float:
         """Return the share of the tokens of all gaps."""
-        width = self._width(k)
+        width = self._width(tokens)
         return self.number * width / length if length // self.number - width - 1 > 0 else 0.0
 
-    def _width(self, k: int) -> int:
-        """Return the number of tokens that share a nucleotide with a gap."""
-        return self.bases + k - 1
+    def _width(self, tokens: Tokenization) -> int:
+        """Return the number of tokens that share a nucleotide with a gap, which begins where a token does."""
+        return -(-self.bases // tokens.stride) + tokens.token_blocks - 1

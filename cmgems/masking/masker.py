@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import MASK, PAD, SPECIAL_TOKENS
 from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.counters import Counters, Stream, threshold
 from cmgems.masking.npmi import NpmiTable
 from cmgems.masking.strategies import MaskingStrategy
 from cmgems.masking.tokens import places, spread
+from cmgems.masking.words import words_of
 
 FIRST_KMER = len(SPECIAL_TOKENS)
 """Smallest token id of a k-mer."""
@@ -41,18 +43,24 @@ class MaskedBatch:
 
 
 class Masker:
-    """Masks batches with the k-mers, the seed and the corruption of one run."""
+    """Masks batches with the words, the seed and the corruption of one run."""
 
     def __init__(
-        self, table: NpmiTable, corruption: CorruptionConfig, seed: int, device: torch.device | str = "cpu"
+        self,
+        table: NpmiTable,
+        corruption: CorruptionConfig,
+        seed: int,
+        device: torch.device | str = "cpu",
+        tokens: Tokenization | None = None,
     ) -> None:
-        """Put the tables on `device`, where the batches will be."""
-        self.k = table.k
+        """Put the tables on `device`, where the batches will be. Without `tokens` they are overlapping k-mers, k that
+        of the table."""
+        self.words = words_of(table, tokens, device)
+        self.tokens = self.words.tokens
         self.corruption = corruption
         self.seed = seed
-        self.npmi = table.by_token_id(device)
-        best = self.npmi.argsort(descending=True, stable=True)[: max(1, 4**table.k // 10)]
-        self.in_top_tenth = torch.zeros_like(self.npmi, dtype=torch.bool)
+        best = self.words.npmi.argsort(descending=True, stable=True)[: max(1, 4**table.k // 10)]
+        self.in_top_tenth = torch.zeros_like(self.words.npmi, dtype=torch.bool)
         self.in_top_tenth[best] = True
 
     def __call__(
@@ -62,7 +70,7 @@ class Masker:
 
         Parameters
         ----------
-        ids : int64 [B, T], rows [CLS] k-mers [SEP] [PAD]...; a row without k-mers gets nothing masked.
+        ids : int64 [B, T], rows [CLS] tokens [SEP] [PAD]...; a row without nucleotides gets nothing masked.
         epoch : int64 [B].
         sample_id : int64 [B]; the same sample gets other masks in another epoch.
         masking : one strategy, or several of which each row draws one by weight.
@@ -78,25 +86,29 @@ class Masker:
     def statistics(self, batch: MaskedBatch) -> Tensor:
         """Return the sums named in STATISTICS, int64 [5], on the batch's device; add them over batches and processes.
 
-        A nucleotide counts if a k-mer token contains it, and is hidden if all k-mer tokens that contain it are masked.
+        A nucleotide counts if a token contains it, and is hidden if all tokens that contain it are masked. Tokens count
+        as of the top tenth by the word that begins there.
         """
         valid = batch.labels >= FIRST_KMER
-        seen = nucleotides_of(valid & ~batch.masked, self.k)
-        nucleotides = nucleotides_of(valid, self.k)
-        top_tenth = batch.masked & self.in_top_tenth[batch.labels]
-        return torch.stack([x.sum() for x in (batch.masked, valid, nucleotides & ~seen, nucleotides, top_tenth)])
+        seen = blocks_of(valid & ~batch.masked, self.tokens)
+        blocks = blocks_of(valid, self.tokens)
+        word, _ = self.words.ids(batch.labels, valid)
+        top_tenth = batch.masked & self.in_top_tenth[word]
+        stride = self.tokens.stride
+        counts = (batch.masked.sum(), valid.sum(), (blocks & ~seen).sum() * stride, blocks.sum() * stride)
+        return torch.stack([*counts, top_tenth.sum()])
 
     def _choose(self, ids: Tensor, masking: Sequence[MaskingStrategy], random: Counters) -> Tensor:
         """Return the tokens to predict, bool [B, T]: each row by one strategy of the mix."""
         valid = ids >= FIRST_KMER
         if len(masking) == 1:
-            return masking[0].select(ids, valid, self.npmi, random)
+            return masking[0].select(ids, valid, self.words, random)
 
         masked = torch.zeros_like(valid)
         draw = random.bits(Stream.MIXTURE, 1)
         for setting, low, high in _intervals(masking):
             rows = (draw >= low) & (draw < high)
-            masked |= rows & setting.select(ids, valid, self.npmi, random)
+            masked |= rows & setting.select(ids, valid, self.words, random)
         return masked
 
     def _corrupt(self, ids: Tensor, place: Tensor, random: Counters) -> Tensor:
@@ -110,14 +122,16 @@ class Masker:
         to_change = draw < threshold(self.corruption.mask_share + self.corruption.random_share)
 
         # The number of k-mers is a power of two: the highest bits of a word are exactly uniform over them.
-        kmer = FIRST_KMER + (replacement >> (32 - 2 * self.k))
+        kmer = FIRST_KMER + (replacement >> (32 - 2 * self.tokens.k))
         corrupted: Tensor = kmer.where(to_change, ids.take(place)).masked_fill(to_mask, MASK)
         return corrupted
 
 
-def nucleotides_of(tokens: Tensor, k: int) -> Tensor:
-    """Nucleotides that the set tokens [B, T] contain, bool [B, T + k - 1]; token t has nucleotides t to t + k - 1."""
-    return spread(pad(tokens, (0, k - 1)), 0, k - 1)
+def blocks_of(chosen: Tensor, tokens: Tokenization) -> Tensor:
+    """Blocks of `tokens.stride` nucleotides that the set tokens [B, T] contain, bool [B, T + tokens that share one -
+    1]; the token in column t begins with block t."""
+    further = tokens.token_blocks - 1
+    return spread(pad(chosen, (0, further)), 0, further)
 
 
 def _intervals(masking: Sequence[MaskingStrategy]) -> Iterator[tuple[MaskingStrategy, int, int]]:

@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from cmgems.data.kmer_tables import kmers, read_counts, read_kmer_rows, require_all
-from cmgems.data.tokenizer import LONGEST_K, SHORTEST_K, SPECIAL_TOKENS
+from cmgems.data.tokenization import LONGEST_WORD, SHORTEST_WORD
+from cmgems.data.tokenizer import SPECIAL_TOKENS
 from cmgems.errors import UserError
 from cmgems.runtime.files import atomic_file
 
@@ -60,7 +61,7 @@ class NpmiTable:
         return torch.from_numpy(values.astype(np.float32)).to(device)
 
 
-def npmi_from_counts(counts: Counts, k: int, method: Method = "all", c: float = 101) -> NpmiTable:
+def npmi_from_counts(counts: Counts, k: int, method: Method = "all", c: float = 101, stride: int = 1) -> NpmiTable:
     """Compute PMI and NPMI of all k-mers from their counts.
 
     Parameters
@@ -74,6 +75,9 @@ def npmi_from_counts(counts: Counts, k: int, method: Method = "all", c: float = 
         pieces of at most two nucleotides, and every probability halved (so that each further piece adds ln 2).
     c
         Constant of the normalisation, in occurrences.
+    stride
+        Nucleotides between places where words can begin. Words of several strides are segmented there only (a pair of
+        codons into its two codons), those of one anywhere.
 
     Raises
     ------
@@ -82,32 +86,36 @@ def npmi_from_counts(counts: Counts, k: int, method: Method = "all", c: float = 
     ValueError
         If k is out of range, or `counts` has another shape.
     """
-    if not SHORTEST_K <= k <= LONGEST_K:
-        raise ValueError(f"k is {k}; NPMI is defined here for k from {SHORTEST_K} to {LONGEST_K}")
+    if not SHORTEST_WORD <= k <= LONGEST_WORD:
+        raise ValueError(f"k is {k}; NPMI is defined here for k from {SHORTEST_WORD} to {LONGEST_WORD}")
     if counts.shape != (4**k,):
         raise ValueError(f"counts has shape {counts.shape}; for k = {k} it must be ({4**k},)")
     if not counts.any():
         raise UserError(f"all {4**k} {k}-mers have count 0: there is nothing to compute NPMI from")
-    longest_piece = k - 1 if method == "all" else min(2, k - 1)
+    unit = stride if k > stride else 1  # of the pieces, in nucleotides
+    units = k // unit
+    longest_piece = units - 1 if method == "all" else min(2, units - 1)
     factor = 1.0 if method == "all" else 0.5
 
     with np.errstate(divide="ignore", invalid="ignore"):  # k-mers that were not counted are set at the end
-        log_p = {length: np.log(factor * shares) for length, shares in _shares_by_length(counts, k).items()}
-        pmi = log_p[k] - _best_segmentation(log_p, k, longest_piece)
+        shares = _shares_by_length(counts, units, letters=4**unit)
+        log_p = {length: np.log(factor * share) for length, share in shares.items()}
+        pmi = log_p[units] - _best_segmentation(log_p, units, longest_piece)
         npmi = pmi * np.log(counts) / (np.log(counts) + math.log(c))
     pmi = np.where(counts > 0, pmi, -np.inf)
     npmi = np.where(counts >= MIN_COUNT, npmi, -np.inf)
     return NpmiTable(k=k, counts=counts, pmi=pmi, npmi=npmi)
 
 
-def _shares_by_length(counts: Counts, k: int) -> dict[int, Floats]:
-    """Return probabilities of all pieces of 1 to k nucleotides, each [4^length]: marginals of the k-mer counts.
+def _shares_by_length(counts: Counts, k: int, letters: int) -> dict[int, Floats]:
+    """Return probabilities of all pieces of 1 to k letters, each [letters^length]: marginals of the counts of words of
+    k letters, which are nucleotides or codons.
 
-    A piece is counted at each of its places in a k-mer and the counts are averaged. Over a long genome every place
+    A piece is counted at each of its places in a word and the counts are averaged. Over a long genome every place
     gives the same marginal but for the ends of the sequences; the average alone is above zero for each piece of each
-    counted k-mer.
+    counted word.
     """
-    cube = counts.reshape((4,) * k) / counts.sum()
+    cube = counts.reshape((letters,) * k) / counts.sum()
     marginals: dict[int, Floats] = {}
     for length in range(1, k + 1):
         starts = range(k - length + 1)

@@ -5,8 +5,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool1d, pad
 
-from cmgems.data.tokenizer import SPECIAL_TOKENS
-
 _COLUMN_BITS = 20
 _COLUMN = (1 << _COLUMN_BITS) - 1
 """Largest column of a key of `highest_first`, and the bits that hold it."""
@@ -67,8 +65,3 @@ def around(centres: Tensor, length: int) -> Tensor:
 def spread(tokens: Tensor, before: int, after: int) -> Tensor:
     """For each set column c the columns c-before to c+after, bool [B, T]."""
     return max_pool1d(pad(tokens.float(), (after, before)), before + after + 1, stride=1) > 0
-
-
-def k_of(npmi: Tensor) -> int:
-    """k of a vector of 5 + 4^k values."""
-    return ((len(npmi) - len(SPECIAL_TOKENS)).bit_length() - 1) // 2

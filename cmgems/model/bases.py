@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import BASES, NO_BASE, kmer_digits
-from cmgems.masking.masker import FIRST_KMER, MaskedBatch, nucleotides_of
+from cmgems.masking.masker import FIRST_KMER, MaskedBatch, blocks_of
 
 
 @cache
@@ -29,27 +30,29 @@ def base_probabilities(logits: Tensor, k: int) -> Tensor:
         return (of_kmers @ bases_of_kmers(k, logits.device)).view(-1, k, len(BASES))
 
 
-def bases_of_batch(batch: MaskedBatch, k: int) -> tuple[Tensor, Tensor]:
-    """Digits of the bases of each window, int64 [B, T + k - 1] with NO_BASE where there is none, and which of them are
-    hidden, bool of the same shape. Column n holds the first base of the token in column n."""
+def bases_of_batch(batch: MaskedBatch, tokens: Tokenization) -> tuple[Tensor, Tensor]:
+    """Digits of the bases of each window, int64 [B, nucleotides of T tokens] with NO_BASE where there is none, and
+    which of them are hidden, bool of the same shape. The token in column t begins with base t * stride."""
     is_kmer = batch.labels >= FIRST_KMER
-    digits = torch.from_numpy(kmer_digits(k)).to(batch.labels.device)
-    found = digits.new_full((len(is_kmer), is_kmer.shape[1] + k - 1), NO_BASE)
+    columns = is_kmer.shape[1]
+    digits = torch.from_numpy(kmer_digits(tokens.k)).to(batch.labels.device)
+    found = digits.new_full((len(is_kmer), tokens.nucleotides(columns)), NO_BASE)
     kmers = (batch.labels - FIRST_KMER).clamp(min=0)
-    for place in range(k):
-        part = found[:, place : place + is_kmer.shape[1]]
+    for place in range(tokens.k):
+        part = found[:, place : place + columns * tokens.stride : tokens.stride][:, :columns]
         part.copy_(digits[:, place][kmers].where(is_kmer, part))
-    hidden = (found != NO_BASE) & ~nucleotides_of(is_kmer & ~batch.masked, k)
-    return found, hidden
+    seen = blocks_of(is_kmer & ~batch.masked, tokens).repeat_interleave(tokens.stride, dim=1)
+    return found, (found != NO_BASE) & ~seen
 
 
-def hidden_base_probabilities(of_tokens: Tensor, masked: Tensor, hidden: Tensor, k: int) -> Tensor:
+def hidden_base_probabilities(of_tokens: Tensor, masked: Tensor, hidden: Tensor, tokens: Tokenization) -> Tensor:
     """Distributions of H hidden bases, float32 [H, 4]: each the mean of those of the masked tokens that contain it.
 
-    `of_tokens` [M, k, 4] are `base_probabilities` of the masked tokens [B, T], in order; `hidden` is [B, T + k - 1].
+    `of_tokens` [M, k, 4] are `base_probabilities` of the masked tokens [B, T], in order; `hidden` is [B, nucleotides].
     """
     row, column = masked.nonzero(as_tuple=True)
-    base = (row * hidden.shape[1] + column)[:, None] + torch.arange(k, device=masked.device)
+    first = row * hidden.shape[1] + column * tokens.stride
+    base = first[:, None] + torch.arange(tokens.k, device=masked.device)
     summed = of_tokens.new_zeros(hidden.numel(), len(BASES)).index_add_(0, base.flatten(), of_tokens.flatten(0, 1))
     found = summed[hidden.flatten()]
     return found / found.sum(dim=-1, keepdim=True)

@@ -13,6 +13,7 @@ from transformers.models.bert.modeling_bert import BertCrossAttention, BertLayer
 from transformers.utils import cached_file
 
 from cmgems.config.schema import ModelConfig, OptimizerConfig
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import PAD, vocabulary_size
 from cmgems.errors import UserError
 from cmgems.masking.tokens import places
@@ -96,10 +97,10 @@ def _last_layer(
     return found
 
 
-def bert_config(config: ModelConfig, k: int) -> BertConfig:
+def bert_config(config: ModelConfig, tokens: Tokenization) -> BertConfig:
     """Architecture in the terms of transformers; the vocabulary is that of overlapping k-mers."""
     return BertConfig(
-        vocab_size=vocabulary_size(k),
+        vocab_size=vocabulary_size(tokens.k),
         hidden_size=config.hidden,
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
@@ -114,7 +115,7 @@ def bert_config(config: ModelConfig, k: int) -> BertConfig:
 
 def build_model(
     config: ModelConfig,
-    k: int,
+    tokens: Tokenization,
     seed: int,
     device: torch.device = torch.device("cpu"),  # noqa: B008  # immutable
 ) -> MaskedLanguageModel:
@@ -129,8 +130,8 @@ def build_model(
     if config.init_from:
         bert = _pretrained(config)
     else:
-        bert = BertForMaskedLM(bert_config(config, k))
-        initialize(bert, config, k, seed)
+        bert = BertForMaskedLM(bert_config(config, tokens))
+        initialize(bert, config, tokens, seed)
     if device.type == "cpu":
         optimize_for_cpu(bert)
     if config.activation_checkpointing:
@@ -156,7 +157,7 @@ def _pretrained(config: ModelConfig) -> BertForMaskedLM:
     return bert
 
 
-def check_init_from(config: ModelConfig, k: int) -> None:
+def check_init_from(config: ModelConfig, tokens: Tokenization) -> None:
     """Raise UserError unless the model of `model.init_from` is a BERT of the recipe's architecture over k-mers.
 
     Reads the model's config.json only, not its weights.
@@ -169,9 +170,9 @@ def check_init_from(config: ModelConfig, k: int) -> None:
     except (OSError, ValueError) as error:
         hint = " (a run's models are in its folder models/)" if "checkpoints" in Path(config.init_from).parts else ""
         raise UserError(f"model.init_from {config.init_from}: no readable config.json{hint}: {error}") from None
-    wanted = bert_config(config, k)
+    wanted = bert_config(config, tokens)
     names = {
-        "vocab_size": f"the vocabulary of {k}-mers",
+        "vocab_size": f"the vocabulary of {tokens.k}-mers",
         "hidden_size": "model.hidden",
         "num_hidden_layers": "model.layers",
         "num_attention_heads": "model.heads",

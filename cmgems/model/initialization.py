@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import BertForMaskedLM
 
 from cmgems.config.schema import ModelConfig
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import BASES, SPECIAL_TOKENS, kmer_digits
 
 SHORTEST_WAVE = 4.0
@@ -23,7 +24,7 @@ LOGITS_SD = 0.5
 """Standard deviation that the logits start with; BERT base's are 0.02 * sqrt(768) = 0.55."""
 
 
-def initialize(bert: BertForMaskedLM, config: ModelConfig, k: int, seed: int) -> None:
+def initialize(bert: BertForMaskedLM, config: ModelConfig, tokens: Tokenization, seed: int) -> None:
     """Replace those weights of a model with random weights that `model.*_init` asks for; the others stay as they are.
 
     Draws from a generator of its own: with the same `seed`, two recipes that differ in these settings alone differ in
@@ -31,13 +32,13 @@ def initialize(bert: BertForMaskedLM, config: ModelConfig, k: int, seed: int) ->
     """
     with torch.no_grad():
         if config.embedding_init == "nucleotides":
-            _compose_embeddings(bert, config, k, torch.Generator().manual_seed(seed))
+            _compose_embeddings(bert, config, tokens.k, torch.Generator().manual_seed(seed))
         if config.position_init == "sinusoidal":
             rms = config.position_scale * config.embedding_sd
             positions = bert.bert.embeddings.position_embeddings.weight
             positions.copy_(math.sqrt(2) * rms * sinusoids(*positions.shape))
         if config.attention_init == "neighbours":
-            _attend_to_neighbours(bert, config, k)
+            _attend_to_neighbours(bert, config, nearest_visible(tokens))
 
 
 def composed_embeddings(k: int, hidden: int, share: float, random: torch.Generator) -> Tensor:
@@ -66,13 +67,20 @@ def _frequencies(positions: int, hidden: int) -> Tensor:
     return 2 * math.pi / (SHORTEST_WAVE * (2 * positions / SHORTEST_WAVE) ** exponent)
 
 
-def neighbour_offsets(heads: int, k: int) -> list[float]:
-    """Distances in tokens at which the first heads start to look: on each side evenly spread up to k, one more to the
-    left where their number is odd. The last quarter of the heads has none: they start by looking everywhere alike."""
+def nearest_visible(tokens: Tokenization) -> int:
+    """Return the distance, in tokens, beyond which a token is visible though its word is hidden: k of overlapping
+    k-mers."""
+    return max(-tokens.hiding[0], tokens.hiding[-1]) + 1
+
+
+def neighbour_offsets(heads: int, reach: int) -> list[float]:
+    """Distances in tokens at which the first heads start to look: on each side evenly spread up to `reach`, one more to
+    the left where their number is odd. The last quarter of the heads has none: they start by looking everywhere
+    alike."""
     local = heads - heads // 4
     left = -(-local // 2)
     sides = ((-1, left), (1, local - left))
-    return [side * k * (place + 1) / number for side, number in sides for place in range(number)]
+    return [side * reach * (place + 1) / number for side, number in sides for place in range(number)]
 
 
 def _compose_embeddings(bert: BertForMaskedLM, config: ModelConfig, k: int, random: torch.Generator) -> None:
@@ -86,7 +94,7 @@ def _compose_embeddings(bert: BertForMaskedLM, config: ModelConfig, k: int, rand
     bert.cls.predictions.transform.LayerNorm.weight.fill_(weight)
 
 
-def _attend_to_neighbours(bert: BertForMaskedLM, config: ModelConfig, k: int) -> None:
+def _attend_to_neighbours(bert: BertForMaskedLM, config: ModelConfig, reach: int) -> None:
     """Add to the first layer's queries and keys what makes each head look at its offset: the key reads a token's
     sinusoids as they are, the query turns them by as many tokens. The fastest half of them is used."""
     attention = bert.bert.encoder.layer[0].attention.self
@@ -95,7 +103,7 @@ def _attend_to_neighbours(bert: BertForMaskedLM, config: ModelConfig, k: int) ->
     frequencies = _frequencies(config.max_positions, config.hidden)[pairs]
     sine, cosine = 2 * pairs, 2 * pairs + 1
     rows = torch.arange(0, 2 * len(pairs), 2)
-    for head, offset in enumerate(neighbour_offsets(config.heads, k)):
+    for head, offset in enumerate(neighbour_offsets(config.heads, reach)):
         angle = frequencies * offset
         query, key = torch.zeros(2, size, config.hidden)
         key[rows, sine] = key[rows + 1, cosine] = 1

@@ -139,7 +139,7 @@ def make_plan(config: PretrainConfig, gpu: str, gpus: int, nodes: int = 1, utili
         place=Place(gpus, nodes),
         windows=windows,
         mask_rate=mask_rate(config.curriculum.stages, windows),
-        bert=bert_config(config.model, windows.k),
+        bert=bert_config(config.model, windows.tokens),
         batch=BatchPlan(config.training.global_batch, gpus, config.training.micro_batch),
     )
     size = model_size(job.bert)

@@ -9,11 +9,12 @@ def show(plan: Plan) -> str:
     """Return the plan for people to read. GB are 10^9 bytes."""
     kind, windows = plan.gpu_kind, plan.windows
     peak = kind["tflops"][plan.precision]
+    lengths = f"{windows.shortest} to {windows.full} {windows.tokens.k}-mers"
     lines = [
         f"{plan.recipe} on {plan.gpus} x {plan.gpu}, {plan.nodes} node(s), {plan.precision}",
         "",
         f"model       {plan.parameters / 1e6:.1f} million parameters",
-        f"windows     {windows.shortest} to {windows.full} {windows.k}-mers, {windows.mean:.0f} on average, padded to "
+        f"windows     {lengths}, {windows.mean:.0f} on average, padded to "
         f"{plan.mean_width:.0f}; {plan.mask_rate:.1%} masked",
         f"            by {windows.source}",
         f"batch       {plan.global_batch} windows per step = {plan.gpus} x {plan.micro_batch} x {plan.micro_steps} "

@@ -9,6 +9,7 @@ from cmgems.data.corpus import load_corpus
 from cmgems.data.loader import SPECIAL_TOKENS_PER_WINDOW
 from cmgems.data.order import BatchPlan
 from cmgems.data.settings import PrepareConfig
+from cmgems.data.tokenization import Tokenization
 from cmgems.errors import UserError
 from cmgems.masking.strategies import MaskingStrategy
 
@@ -19,8 +20,8 @@ _MULTIPLE = 8  # cmgems.data.tokenizer.encode_batch pads to multiples of it
 class Windows:
     """Lengths in tokens, without [CLS] and [SEP]."""
 
-    k: int
-    """Length of a token, in nucleotides."""
+    tokens: Tokenization
+    """Which nucleotides a token covers."""
     shortest: int
     """The shortest window."""
     full: int
@@ -64,7 +65,7 @@ def read_windows(corpus: CorpusConfig, model: ModelConfig) -> Windows:
 def _windows(prepared: PrepareConfig, source: str, mean: float | None = None) -> Windows:
     shortest, full, share = prepared.min_window_tokens, prepared.window_tokens, prepared.full_length_share
     expected = share * full + (1 - share) * (shortest + full) / 2
-    return Windows(prepared.k, shortest, full, share, expected if mean is None else mean, source)
+    return Windows(prepared.tokenization, shortest, full, share, expected if mean is None else mean, source)
 
 
 def full_width(windows: Windows, max_positions: int) -> int:
@@ -99,5 +100,5 @@ def mask_rate(stages: Sequence[StageConfig], windows: Windows) -> float:
 
 def _mean_rate(masking: Sequence[MaskingStrategy], windows: Windows) -> float:
     total = sum(setting.weight for setting in masking)
-    shares = (setting.weight * setting.masked_share(windows.k, round(windows.mean)) for setting in masking)
+    shares = (setting.weight * setting.masked_share(windows.tokens, round(windows.mean)) for setting in masking)
     return sum(shares) / total

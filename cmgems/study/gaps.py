@@ -54,7 +54,7 @@ class GapScorer:
         """Return a model's bits per hidden base by name of the gap; `model` is a folder that a run has exported."""
         settings = self.recipe.model.model_dump(exclude=set(INITIAL_WEIGHTS) | set(sum(INITIAL_WEIGHTS.values(), ())))
         config = ModelConfig.model_validate({**settings, "init_from": str(model)})
-        loaded = build_model(config, self.data.corpus.k, self.recipe.seed, self._validation.accelerator.device)
+        loaded = build_model(config, self.data.corpus.tokens, self.recipe.seed, self._validation.accelerator.device)
         loaded.to(self._validation.accelerator.device)
         scores = self._validation.score(loaded, self._maskings, set(self._maskings), bases_alone=True)
         return {name: score.bits for name, score in scores.items()}

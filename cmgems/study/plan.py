@@ -168,7 +168,7 @@ def _mean_seconds(study: Study) -> dict[str, float]:
 def _step_flops(config: PretrainConfig, windows: Windows) -> float:
     rows, width = config.training.global_batch, full_width(windows, config.model.max_positions)
     masked = rows * windows.mean * mask_rate(config.curriculum.stages, windows)
-    return training_flops(bert_config(config.model, windows.k), rows, width, masked)
+    return training_flops(bert_config(config.model, windows.tokens), rows, width, masked)
 
 
 def _task_tokens(recipe: Recipe, data: TaskData, is_probe: bool) -> float:
@@ -186,10 +186,10 @@ def _task_tokens(recipe: Recipe, data: TaskData, is_probe: bool) -> float:
 def _measure(config: PretrainConfig, windows: Windows) -> float:
     """Train on random windows for some seconds; return the tokens in a second."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build_model(config.model.model_copy(update={"init_from": None}), windows.k, 0, device).to(device)
+    model = build_model(config.model.model_copy(update={"init_from": None}), windows.tokens, 0, device).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     rows, width = config.training.micro_batch, full_width(windows, config.model.max_positions)
-    ids = torch.randint(len(SPECIAL_TOKENS), vocabulary_size(windows.k), (rows, width), device=device)
+    ids = torch.randint(len(SPECIAL_TOKENS), vocabulary_size(windows.tokens.k), (rows, width), device=device)
     masked = torch.rand(rows, width, device=device) < mask_rate(config.curriculum.stages, windows)
     done, began = 0, 0.0
     while True:

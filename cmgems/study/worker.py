@@ -145,9 +145,9 @@ class Worker:
             if cell.arm.model == "pretrained":
                 pretrain(config, self.study.config.launch, self._folder(cell))
             else:
-                accelerator, k = Accelerator(), self._data(cell).corpus.k
-                model = build_model(config.model, k, config.seed, accelerator.device)
-                export_model(accelerator, model, k, folder)
+                accelerator, tokens = Accelerator(), self._data(cell).corpus.tokens
+                model = build_model(config.model, tokens, config.seed, accelerator.device)
+                export_model(accelerator, model, tokens, folder)
         return folder
 
     def _data(self, cell: Cell) -> TrainingData:

@@ -15,6 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from cmgems.data.loader import Windows
 from cmgems.data.markov import MarkovChains, fit_chains
 from cmgems.data.markov_scores import FLANKS, score_hidden_bases, summarize_baselines
+from cmgems.data.tokenization import Tokenization
 from cmgems.masking.masker import MaskedBatch
 from cmgems.model.bases import bases_of_batch
 from cmgems.training.validation import Mixture, Validation, perplexity
@@ -47,19 +48,19 @@ def score_baselines(
     for windows in validation.windows():
         for own, masking in zip(sums, maskings.values(), strict=True):
             batch = validation.masker(windows.ids, windows.epoch, windows.sample_id, masking)
-            own += _score_batch(chains, batch, validation.masker.k)
+            own += _score_batch(chains, batch, validation.masker.tokens)
     sums = accelerator.reduce(torch.from_numpy(sums).to(accelerator.device), "sum").cpu().numpy()
     return {name: _summarize(own, shape) for name, own in zip(maskings, sums, strict=True)}
 
 
-def _score_batch(chains: MarkovChains, batch: MaskedBatch, k: int) -> npt.NDArray[np.float64]:
+def _score_batch(chains: MarkovChains, batch: MaskedBatch, tokens: Tokenization) -> npt.NDArray[np.float64]:
     """Return the sums over a batch: those of `score_hidden_bases`, flat; hidden bases; masked k-mers' nats by the
     composition, and the number of these k-mers."""
-    bases, hidden = (tensor.cpu().numpy() for tensor in bases_of_batch(batch, k))
+    bases, hidden = (tensor.cpu().numpy() for tensor in bases_of_batch(batch, tokens))
     masked = batch.masked.cpu().numpy()
     nats = np.zeros(bases.shape)
     nats[hidden] = -np.log(chains.forward[0][bases[hidden], 0])
-    of_tokens = sliding_window_view(nats, k, axis=1).sum(axis=2)
+    of_tokens = sliding_window_view(nats, tokens.k, axis=1)[:, :: tokens.stride].sum(axis=2)
     scores = score_hidden_bases(chains, bases, hidden)
     return np.append(scores.ravel(), [hidden.sum(), of_tokens[masked].sum(), masked.sum()])
 

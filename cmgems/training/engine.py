@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from cmgems.config.schema import PretrainConfig
 from cmgems.data.order import BatchPlan
+from cmgems.data.tokenization import Tokenization
 from cmgems.errors import UserError
 from cmgems.model.bert import build_model, build_optimizer
 from cmgems.training.launch import describe, distribution, offload_device, zero_stage
@@ -38,7 +39,7 @@ class Engine:
 
 
 def build_engine(
-    config: PretrainConfig, accelerator: Accelerator, plan: BatchPlan, k: int, universal: bool = False
+    config: PretrainConfig, accelerator: Accelerator, plan: BatchPlan, tokens: Tokenization, universal: bool = False
 ) -> Engine:
     """Build model and optimizer over `k`-mers, wrapped for the launch, and check what was launched; collective.
 
@@ -49,7 +50,7 @@ def build_engine(
     UserError
         If the model of `model.init_from` cannot be loaded, or the DeepSpeed config contradicts the recipe.
     """
-    model = build_model(config.model, k, config.seed, accelerator.device)
+    model = build_model(config.model, tokens, config.seed, accelerator.device)
     optimizer = build_optimizer(model, config.optimizer)
     with_deepspeed = distribution(accelerator) == "deepspeed"
     if with_deepspeed:

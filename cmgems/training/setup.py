@@ -10,6 +10,7 @@ from cmgems.config.schema import CorpusConfig, ModelConfig, NpmiConfig, Pretrain
 from cmgems.data.corpus import Corpus, load_corpus
 from cmgems.data.loader import SPECIAL_TOKENS_PER_WINDOW, Windows
 from cmgems.data.prepare import prepare_corpus
+from cmgems.data.settings import PrepareConfig
 from cmgems.errors import UserError
 from cmgems.masking.masker import Masker
 from cmgems.masking.npmi import NpmiTable, human_counts, npmi_from_counts, read_npmi
@@ -51,14 +52,14 @@ def open_data(config: PretrainConfig) -> TrainingData:
     table = open_npmi(config.npmi, corpus)
     check_model_fits(config.model, corpus)
     training, validation = (
-        Windows(split, corpus.k, config.model.max_positions) for split in (corpus.train, corpus.validation)
+        Windows(split, corpus.tokens, config.model.max_positions) for split in (corpus.train, corpus.validation)
     )
     return TrainingData(corpus, table, training, validation)
 
 
 def open_masker(data: TrainingData, config: PretrainConfig, device: torch.device, seed: int) -> Masker:
     """Return the masker of the run's corruption; `seed` is that of training or of validation."""
-    return Masker(data.npmi, config.curriculum.corruption, seed, device)
+    return Masker(data.npmi, config.curriculum.corruption, seed, device, data.corpus.tokens)
 
 
 def open_corpus(config: CorpusConfig) -> Corpus:
@@ -90,7 +91,8 @@ def _check_prepared_as_told(config: CorpusConfig, corpus: Corpus) -> None:
     """Raise UserError if the corpus at the path is another than `corpus.prepare` describes."""
     if config.prepare is None:
         return
-    wanted, found = config.prepare.model_dump(mode="json"), corpus.manifest["config"]
+    wanted = config.prepare.model_dump(mode="json")
+    found = PrepareConfig.model_validate(corpus.manifest["config"]).model_dump(mode="json")
     differences = [
         f"corpus.prepare.{k}: {wanted[k]}, the corpus has {found.get(k)}" for k in wanted if wanted[k] != found.get(k)
     ]
@@ -107,10 +109,11 @@ def open_npmi(config: NpmiConfig, corpus: Corpus) -> NpmiTable:
     Raises
     ------
     UserError
-        If the table cannot be read, or is of other k-mers than the corpus.
+        If the table cannot be read, or is of words of another length than those of the corpus.
     """
     if config.table is None:
-        table = npmi_from_counts(corpus.counts, corpus.k, config.method, config.c)
+        tokens = corpus.tokens
+        table = npmi_from_counts(corpus.word_counts, tokens.word, config.method, config.c, tokens.stride)
     elif config.table == "human":
         k, counts = human_counts()
         table = npmi_from_counts(counts, k, config.method, config.c)
@@ -119,10 +122,10 @@ def open_npmi(config: NpmiConfig, corpus: Corpus) -> NpmiTable:
             table = read_npmi(Path(config.table))
         except UserError as error:
             raise UserError(f"npmi.table: {error}") from None
-    if table.k != corpus.k:
+    if table.k != corpus.tokens.word:
         raise UserError(
-            f"npmi.table {config.table} is of {table.k}-mers, the corpus {corpus.path} of {corpus.k}-mers: "
-            f"make one with `cmgems npmi --corpus {corpus.path}`, or leave npmi.table out"
+            f"npmi.table {config.table} is of {table.k}-mers, the corpus {corpus.path} has words of "
+            f"{corpus.tokens.word}: make one with `cmgems npmi --corpus {corpus.path}`, or leave npmi.table out"
         )
     return table
 
@@ -135,4 +138,4 @@ def check_model_fits(config: ModelConfig, corpus: Corpus) -> None:
             f"model.max_positions is {config.max_positions}, but the windows of {corpus.path} have up to "
             f"{longest} tokens with [CLS] and [SEP]"
         )
-    check_init_from(config, corpus.k)
+    check_init_from(config, corpus.tokens)

@@ -276,7 +276,7 @@ class Trainer:
 
     def _export(self, step: int) -> None:
         folder = step_folder(self.run.folder / "models", step)
-        export_model(self.accelerator, self.model, self.data.corpus.k, folder)
+        export_model(self.accelerator, self.model, self.data.corpus.tokens, folder)
         if step == self.config.training.steps:
             self.tracker.model(folder)
 

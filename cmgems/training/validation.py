@@ -109,11 +109,11 @@ class Validation:
 
         Every masked k-mer is [MASK] here: one that the corruption keeps would give hidden bases away.
         """
-        k = self.masker.k
+        tokens = self.masker.tokens
         ids = batch.labels.masked_fill(batch.masked, MASK)
-        of_tokens = model(ids, batch.attention_mask, batch.masked, batch.labels, bases_of=k)
-        bases, hidden = bases_of_batch(batch, k)
-        predicted, true = hidden_base_probabilities(of_tokens, batch.masked, hidden, k), bases[hidden]
+        of_tokens = model(ids, batch.attention_mask, batch.masked, batch.labels, bases_of=tokens.k)
+        bases, hidden = bases_of_batch(batch, tokens)
+        predicted, true = hidden_base_probabilities(of_tokens, batch.masked, hidden, tokens), bases[hidden]
         bits = -predicted.gather(1, true[:, None]).double().log2().sum()
         return torch.stack([bits, (predicted.argmax(dim=1) == true).sum().double(), hidden.sum().double()])
 

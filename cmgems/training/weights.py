@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import BertForMaskedLM
 from transformers.utils.logging import disable_progress_bar
 
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import save_tokenizer
 from cmgems.errors import UserError
 from cmgems.runtime.files import atomic_folder, remove_leftovers
@@ -59,7 +60,7 @@ def _separate_step_counts(optimizer: torch.optim.Optimizer) -> None:
             state["step"] = state["step"].clone()
 
 
-def export_model(accelerator: Accelerator, model: Any, k: int, folder: Path) -> None:
+def export_model(accelerator: Accelerator, model: Any, tokens: Tokenization, folder: Path) -> None:
     """Write model and tokenizer so that transformers' Auto classes load them, in float32; collective.
 
     Raises
@@ -76,7 +77,7 @@ def export_model(accelerator: Accelerator, model: Any, k: int, folder: Path) -> 
         try:
             with atomic_folder(folder, replace=True) as partial:
                 bert.save_pretrained(partial)
-                save_tokenizer(partial, k, bert.config.max_position_embeddings)
+                save_tokenizer(partial, tokens, bert.config.max_position_embeddings)
         except (OSError, SafetensorError) as error:
             raise UserError(f"the model cannot be written to {folder}: {error}") from error
     accelerator.wait_for_everyone()

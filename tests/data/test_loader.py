@@ -17,7 +17,7 @@ STEPS, BATCH, SEED = 3, 25, 11
 
 @pytest.fixture(scope="module")
 def windows(tiny_corpus):
-    return Windows(tiny_corpus.train, tiny_corpus.k, max_positions=64)
+    return Windows(tiny_corpus.train, tiny_corpus.tokens, max_positions=64)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_iterating_a_loader_leaves_the_global_random_state_alone(windows):
 
 @pytest.mark.parametrize(("processes", "micro_batch"), [(1, 20), (2, 7), (3, 100)])
 def test_validation_windows_are_divided_without_loss(tiny_corpus, processes, micro_batch):
-    windows = Windows(tiny_corpus.validation, tiny_corpus.k, max_positions=64)
+    windows = Windows(tiny_corpus.validation, tiny_corpus.tokens, max_positions=64)
     wanted = min(30, len(windows.split))
     plan = BatchPlan(wanted, processes, micro_batch)
     seen = []

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, BertConfig
 
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import (
     CLS,
     MASK,
@@ -22,6 +23,7 @@ from cmgems.data.tokenizer import (
     vocabulary,
     vocabulary_size,
 )
+from cmgems.downstream.inputs import make_encoder
 
 DNA = st.text("ACGT", max_size=60)
 MESSY = st.text("ACGTUNacgtun-é", max_size=60)
@@ -62,11 +64,11 @@ def test_encode_takes_bytes_and_short_sequences():
     assert encode("ACGTA", 6).shape == encode("", 6).shape == (0,)
 
 
-@pytest.mark.parametrize("k", [1, 9])
+@pytest.mark.parametrize("k", [0, 9])
 def test_encode_refuses_other_k(k):
-    with pytest.raises(ValueError, match=rf"k is {k}; it must be in 2\.\.8"):
+    with pytest.raises(ValueError, match=rf"k is {k}; it must be in 1\.\.8"):
         encode("ACGT", k)
-    with pytest.raises(ValueError, match=rf"k is {k}; it must be in 2\.\.8"):
+    with pytest.raises(ValueError, match=rf"k is {k}; it must be in 1\.\.8"):
         encode_batch(["ACGT"], k)
 
 
@@ -121,7 +123,7 @@ def saved_tokenizers(tmp_path_factory):
     for k in range(3, 9):
         folder = tmp_path_factory.mktemp(f"model{k}")
         BertConfig(vocab_size=vocabulary_size(k)).save_pretrained(folder)
-        save_tokenizer(folder, k, max_positions=512)
+        save_tokenizer(folder, Tokenization(k), max_positions=512)
         tokenizers[k] = AutoTokenizer.from_pretrained(folder)
     return tokenizers
 
@@ -153,3 +155,27 @@ def test_autotokenizer_knows_the_special_tokens(saved_tokenizers, k):
     kmer = vocabulary(k)[77 % 4**k]
     assert tokenizer(f"{kmer} [MASK] [UNK] {kmer}")["input_ids"] == [CLS, 77 % 4**k, MASK, UNK, 77 % 4**k, SEP]
     assert tokenizer(kmer, kmer)["token_type_ids"] == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("k", "stride"), [(1, 1), (3, 3), (6, 6)])
+def test_autotokenizer_reads_plain_sequences_where_tokens_do_not_overlap(tmp_path, k, stride):
+    BertConfig(vocab_size=vocabulary_size(k)).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, Tokenization(k, stride), max_positions=64)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    sequences = ["ACGTACGTACGTAA", "acguacguacgu", "ACGTNACGTTTGGG", "AC" if k > 2 else "A", ""]
+    encoded = tokenizer(sequences, padding=True, pad_to_multiple_of=8, return_tensors="np")
+    assert encoded["input_ids"].tolist() == encode_batch(sequences, k, stride=stride).tolist()
+    word = vocabulary(k)[5]
+    assert tokenizer(f"{word}[MASK]{word} {word}")["input_ids"] == [CLS, 5, MASK, 5, 5, SEP]
+    encoder = make_encoder(tokenizer, BertConfig(max_position_embeddings=64), "ours")
+    assert encoder.encode(["ACGTACGTACGTAA"])[0].tolist() == encode("ACGTACGTACGTAA", k, stride).tolist()
+
+
+@given(sequence=st.text("ACGTNacgu", max_size=60), shape=st.sampled_from([(1, 1), (3, 3), (6, 6), (4, 2), (6, 3)]))
+def test_a_stride_leaves_tokens_out(sequence, shape):
+    k, stride = shape
+    expected = encode(sequence, k)[::stride].tolist()
+    assert encode(sequence, k, stride).tolist() == expected
+    row = encode_batch([sequence, "ACGT" * 30], k, stride=stride)[0]
+    assert row[: len(expected) + 2].tolist() == [CLS, *expected, SEP]
+    assert (row[len(expected) + 2 :] == PAD).all()

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import SPECIAL_TOKENS, save_tokenizer, vocabulary_size
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -28,7 +29,7 @@ SIX_MERS = ["".join(bases) for bases in product("ATCG", repeat=6)]
 def ours(folder: Path, k: int = 3, max_positions: int = 64, seed: int = 0) -> Path:
     """One of cmgems: overlapping k-mers, its tokenizer as cmgems writes it."""
     _save_bert(folder, vocabulary_size(k), max_positions, seed)
-    save_tokenizer(folder, k, max_positions)
+    save_tokenizer(folder, Tokenization(k), max_positions)
     return folder
 
 
@@ -143,7 +144,7 @@ def remote_code(folder: Path, model_type: str = "bag-of-tokens") -> Path:
     torch.manual_seed(0)
     weights = {"embeddings.weight": torch.randn(vocabulary_size(3), 16)}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    save_tokenizer(folder, 3, 64)
+    save_tokenizer(folder, Tokenization(3), 64)
     return folder
 
 

@@ -1,61 +1,103 @@
 """The masking strategies as plain loops over one window, and the hash as plain integer arithmetic.
 
-Written from their description, to compare the batched code with. A window is given by `score`, the NPMI of each of its
-k-mer tokens by column (other columns are absent); the token in column t covers nucleotides t..t+k-1.
+Written from their description, to compare the batched code with. A window is given by the columns of its tokens, and by
+`score`, the NPMI of the words that begin there (none where a word is not whole); the token in column t covers
+nucleotides t * stride..t * stride + k - 1, the word there t * stride..t * stride + word - 1.
 """
 
 import math
 from fractions import Fraction
+from typing import NamedTuple
 
 Score = dict[int, float]
 Draws = list[int]
 
 
-def span(score: Score, probability: float, lengths: list[int], centre: Draws, length: Draws) -> set[int]:
+class Shape(NamedTuple):
+    """Lengths in nucleotides."""
+
+    k: int
+    stride: int
+    word: int
+
+    def nucleotides(self, column: int) -> range:
+        """Those of the token in a column."""
+        return range(column * self.stride, column * self.stride + self.k)
+
+    def in_word(self, column: int) -> range:
+        """Those of the word that begins in a column."""
+        return range(column * self.stride, column * self.stride + self.word)
+
+    def tokens_with(self, nucleotide: int) -> list[int]:
+        """Columns of the tokens that contain a nucleotide, those before the window included."""
+        about = nucleotide // self.stride
+        return [t for t in range(about - self.k, about + 1) if nucleotide in self.nucleotides(t)]
+
+    def words_with(self, nucleotide: int) -> list[int]:
+        """Columns of the words that contain a nucleotide."""
+        about = nucleotide // self.stride
+        return [t for t in range(about - self.word, about + 1) if nucleotide in self.in_word(t)]
+
+    def tokens_with_any(self, nucleotides: set[int] | range) -> set[int]:
+        """Columns of the tokens that contain one of the nucleotides."""
+        return {t for n in nucleotides for t in self.tokens_with(n)}
+
+    def shared(self, centre: int) -> int:
+        """The first nucleotide that all tokens around a centre share."""
+        return (centre + self.k // self.stride // 2) * self.stride
+
+
+def overlapping(k: int) -> Shape:
+    """Overlapping k-mers, which are words at the same time."""
+    return Shape(k, 1, k)
+
+
+def span(tokens: set[int], probability: float, lengths: list[int], centre: Draws, length: Draws) -> set[int]:
     """Each centre masks a span of one of the lengths."""
     masked = set()
-    for c in _centres(score, probability, centre):
+    for c in _centres(tokens, probability, centre):
         size = lengths[length[c] * len(lengths) // 2**32]
         masked |= set(range(c - (size - 1) // 2, c + size // 2 + 1))
-    return masked & set(score)
+    return masked & tokens
 
 
-def genemask(score: Score, k: int, probability: float, centre: Draws) -> set[int]:
-    """Each centre masks its k tokens; the better half of them also the tokens that hide the best k-mer nearby."""
-    centres = _centres(score, probability, centre)
-    best = {}
+def genemask(tokens: set[int], score: Score, shape: Shape, probability: float, centre: Draws) -> set[int]:
+    """Each centre masks the tokens that share a nucleotide; the better half of them also those that hide the best word
+    with that nucleotide."""
+    centres = _centres(tokens, probability, centre)
+    best: dict[int, int] = {}
     for c in centres:
-        best[c] = c
-        for t in _tokens_with(c + k // 2, k):
-            if t in score and (
-                score[t] > score[best[c]] or (score[t] == score[best[c]] and best[c] != c and t < best[c])
-            ):
-                best[c] = t
-    by_rank = sorted(centres, key=lambda c: (-score[best[c]], c))
+        near = [t for t in shape.words_with(shape.shared(c)) if t in score]
+        if near:
+            best[c] = max(near, key=lambda t: (score[t], t == c, -t))
+    by_rank = sorted(centres, key=lambda c: (-score[best[c]] if c in best else math.inf, c))
     strong = by_rank if len(centres) <= 8 else by_rank[: math.ceil(len(centres) / 2)]
 
     masked = set()
     for c in centres:
-        masked |= set(_tokens_with(c + k // 2, k))
+        masked |= set(shape.tokens_with(shape.shared(c)))
     for c in strong:
-        masked |= _tokens_with_any(_nucleotides(best[c], k), k)
-    return masked & set(score)
+        if c in best:
+            masked |= shape.tokens_with_any(shape.in_word(best[c]))
+    return masked & tokens
 
 
-def global_pmi(score: Score, k: int, rate: float) -> set[int]:
-    """The tokens that contain a priority nucleotide: k-mers are added from the top while the count gets nearer."""
+def global_pmi(tokens: set[int], score: Score, shape: Shape, rate: float) -> set[int]:
+    """The tokens that contain a priority nucleotide: words are added from the top while the count gets nearer."""
     if not score:
         return set()
     by_rank = sorted(score, key=lambda t: (-score[t], t))
-    budget = rate * len(score)
-    if budget < k:
-        return set(_tokens_with(by_rank[0] + k // 2, k)) & set(score)
+    budget = rate * len(tokens)
+    hiding_one = shape.tokens_with_any(shape.in_word(10_000))
+    if budget < (len(hiding_one) + 1) / 2:
+        middle = (by_rank[0] + shape.word // shape.stride // 2) * shape.stride
+        return set(shape.tokens_with(middle)) & tokens
 
     priority: set[int] = set()
     masked: set[int] = set()
     for t in by_rank:
-        more = priority | set(_nucleotides(t, k))
-        masks = _tokens_with_any(more, k) & set(score)
+        more = priority | set(shape.in_word(t))
+        masks = shape.tokens_with_any(more) & tokens
         if len(masks) > len(masked) and abs(len(masks) - budget) >= abs(len(masked) - budget):
             break
         priority, masked = more, masks
@@ -76,10 +118,10 @@ def random_word(seed: int, stream: int, epoch: int, sample_id: int, column: int)
     return _hash(_hash(column ^ low) + high)
 
 
-def hidden_nucleotides(score: Score, masked: set[int], k: int) -> tuple[int, int]:
+def hidden_nucleotides(tokens: set[int], masked: set[int], shape: Shape) -> tuple[int, int]:
     """Number of nucleotides all of whose tokens are masked, and of all nucleotides of the tokens."""
-    nucleotides = {n for t in score for n in _nucleotides(t, k)}
-    return sum(set(_tokens_with(n, k)) & set(score) <= masked for n in nucleotides), len(nucleotides)
+    nucleotides = {n for t in tokens for n in shape.nucleotides(t)}
+    return sum(set(shape.tokens_with(n)) & tokens <= masked for n in nucleotides), len(nucleotides)
 
 
 def _hash(word: int) -> int:
@@ -91,17 +133,5 @@ def _hash(word: int) -> int:
     return word ^ (word >> 15)
 
 
-def _centres(score: Score, probability: float, draws: Draws) -> list[int]:
-    return [t for t in sorted(score) if draws[t] < math.floor(Fraction(probability) * 2**32)]
-
-
-def _nucleotides(token: int, k: int) -> range:
-    return range(token, token + k)
-
-
-def _tokens_with(nucleotide: int, k: int) -> range:
-    return range(nucleotide - k + 1, nucleotide + 1)
-
-
-def _tokens_with_any(nucleotides: set[int] | range, k: int) -> set[int]:
-    return {t for n in nucleotides for t in _tokens_with(n, k)}
+def _centres(tokens: set[int], probability: float, draws: Draws) -> list[int]:
+    return [t for t in sorted(tokens) if draws[t] < math.floor(Fraction(probability) * 2**32)]

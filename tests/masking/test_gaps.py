@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import encode_batch
 from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.counters import Counters, Stream
@@ -21,7 +22,7 @@ def masked_by(gaps, table, ids):
 def test_each_window_has_its_gaps_with_visible_bases_on_either_side(mixed_windows, table_of, k, bases, number):
     ids = mixed_windows(k)
     batch = masked_by(Gaps(bases=bases, number=number), table_of(k), ids)
-    _, hidden = bases_of_batch(batch, k)
+    _, hidden = bases_of_batch(batch, Tokenization(k))
     found = 0
     for row, window in zip(hidden, ids, strict=True):
         tokens = int((window >= 5).sum())
@@ -54,5 +55,6 @@ def test_the_masked_share_is_that_of_real_windows(full_windows, human_table):
         gaps = Gaps(bases=bases)
         batch = masked_by(gaps, human_table, full_windows)
         tokens = int((full_windows[0] >= 5).sum())
-        assert batch.masked.sum() / (full_windows >= 5).sum() == pytest.approx(gaps.masked_share(6, tokens))
-    assert Gaps(bases=12).masked_share(6, 30) == 0
+        share = batch.masked.sum() / (full_windows >= 5).sum()
+        assert share == pytest.approx(gaps.masked_share(Tokenization(6), tokens))
+    assert Gaps(bases=12).masked_share(Tokenization(6), 30) == 0

@@ -216,7 +216,7 @@ class TestStatistics:
         for row, chosen in zip(ids.tolist(), batch.masked.tolist(), strict=True):
             tokens = {t: float(token) for t, token in enumerate(row) if token >= 5}
             columns = {t for t in tokens if chosen[t]}
-            hides, of = reference.hidden_nucleotides(tokens, columns, 6)
+            hides, of = reference.hidden_nucleotides(set(tokens), columns, reference.overlapping(6))
             masked, valid = masked + len(columns), valid + len(tokens)
             hidden, nucleotides = hidden + hides, nucleotides + of
             masked_top += sum(row[t] in top_tenth for t in columns)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import SPECIAL_TOKENS, encode_batch, vocabulary
 from cmgems.masking import strategies
 from cmgems.masking.centre_probability import (
@@ -19,6 +20,7 @@ from cmgems.masking.centre_probability import (
 from cmgems.masking.counters import Counters, Stream
 from cmgems.masking.npmi import NpmiTable
 from cmgems.masking.strategies import STRATEGIES
+from cmgems.masking.words import Words
 from tests.masking import reference
 
 ALL_K = [2, 3, 4, 5, 6, 7]
@@ -32,7 +34,12 @@ def random_of(ids: Tensor, seed: int = 42) -> Counters:
 
 def select(ids: Tensor, npmi: Tensor, random: Counters | None = None, **setting) -> Tensor:
     chosen = STRATEGIES[setting["strategy"]](**setting)
-    return chosen.select(ids, ids >= 5, npmi, random or random_of(ids))
+    return chosen.select(ids, ids >= 5, words(npmi), random or random_of(ids))
+
+
+def words(npmi: Tensor) -> Words:
+    """Overlapping k-mers with these values, by token id."""
+    return Words(Tokenization(((len(npmi) - 5).bit_length() - 1) // 2), npmi)
 
 
 def scores(ids: Tensor, npmi: Tensor) -> list[reference.Score]:
@@ -71,7 +78,7 @@ class TestPlainReading:
         centre = random_of(ids).bits(Stream.CENTRE, ids.shape[1]).tolist()
         zeros = [0] * ids.shape[1]
         expected = [
-            reference.span(score, probability, [k], draws, zeros)
+            reference.span(set(score), probability, [k], draws, zeros)
             for score, draws in zip(scores(ids, npmi), centre, strict=True)
         ]
         assert_masks(select(ids, npmi, strategy="span", **amount), expected)
@@ -81,7 +88,7 @@ class TestPlainReading:
         centre = random_of(ids).bits(Stream.CENTRE, ids.shape[1]).tolist()
         length = random_of(ids).bits(Stream.LENGTH, ids.shape[1]).tolist()
         expected = [
-            reference.span(score, 0.03, lengths, c, drawn)
+            reference.span(set(score), 0.03, lengths, c, drawn)
             for score, c, drawn in zip(scores(ids, npmi), centre, length, strict=True)
         ]
         assert_masks(select(ids, npmi, strategy="span", centre_probability=0.03, lengths=lengths), expected)
@@ -90,16 +97,16 @@ class TestPlainReading:
     def test_genemask(self, k: int, ids: Tensor, npmi: Tensor, probability: float) -> None:
         centre = random_of(ids).bits(Stream.CENTRE, ids.shape[1]).tolist()
         expected = [
-            reference.genemask(score, k, probability, draws)
+            reference.genemask(set(score), score, reference.overlapping(k), probability, draws)
             for score, draws in zip(scores(ids, npmi), centre, strict=True)
         ]
         assert_masks(select(ids, npmi, strategy="genemask", centre_probability=probability), expected)
 
     def test_genemask_with_a_rate(self, k: int, ids: Tensor, npmi: Tensor) -> None:
-        by_length = genemask_centre_probabilities(0.15, k)
+        by_length = genemask_centre_probabilities(0.15, Tokenization(k))
         centre = random_of(ids).bits(Stream.CENTRE, ids.shape[1]).tolist()
         expected = [
-            reference.genemask(score, k, by_length[len(score)], draws)
+            reference.genemask(set(score), score, reference.overlapping(k), by_length[len(score)], draws)
             for score, draws in zip(scores(ids, npmi), centre, strict=True)
         ]
         assert_masks(select(ids, npmi, strategy="genemask", rate=0.15), expected)
@@ -109,14 +116,16 @@ class TestPlainReading:
         by_column = [max(value, lowest) for value in npmi.tolist()] + [lowest] * ids.shape[1]
         centre = random_of(ids).bits(Stream.CENTRE, ids.shape[1]).tolist()
         expected = [
-            reference.genemask({t: by_column[t] for t in score}, k, 0.05, draws)
+            reference.genemask(set(score), {t: by_column[t] for t in score}, reference.overlapping(k), 0.05, draws)
             for score, draws in zip(scores(ids, npmi), centre, strict=True)
         ]
         assert_masks(select(ids, npmi, strategy="genemask_by_position", centre_probability=0.05), expected)
 
     @pytest.mark.parametrize("rate", [0.05, 0.15, 0.3, 0.8])
     def test_global_pmi(self, k: int, ids: Tensor, npmi: Tensor, rate: float) -> None:
-        expected = [reference.global_pmi(score, k, rate) for score in scores(ids, npmi)]
+        expected = [
+            reference.global_pmi(set(score), score, reference.overlapping(k), rate) for score in scores(ids, npmi)
+        ]
         assert_masks(select(ids, npmi, strategy="global_pmi", rate=rate), expected)
 
     def test_global_pmi_with_a_temperature(self, k: int, ids: Tensor, npmi: Tensor) -> None:
@@ -128,7 +137,7 @@ class TestPlainReading:
             }
             for score, row in zip(scores(ids, npmi), draws, strict=True)
         ]
-        expected = [reference.global_pmi(score, k, 0.15) for score in noisy]
+        expected = [reference.global_pmi(set(score), score, reference.overlapping(k), 0.15) for score in noisy]
         assert_masks(select(ids, npmi, strategy="global_pmi", rate=0.15, temperature=0.5), expected)
 
 
@@ -224,15 +233,15 @@ class TestCentreProbability:
         assert span_centre_probability(0.15, (6, 12)) < span_centre_probability(0.15, (6,))
 
     def test_of_genemask_in_a_window_of_one_token_is_the_rate(self) -> None:
-        assert genemask_centre_probabilities(0.15, 6)[1] == pytest.approx(0.15, abs=1e-10)
+        assert genemask_centre_probabilities(0.15, Tokenization(6))[1] == pytest.approx(0.15, abs=1e-10)
 
     def test_of_genemask_is_near_the_published_one_at_full_length(self) -> None:
-        assert genemask_centre_probabilities(0.15, 6)[510] == pytest.approx(0.0172, abs=0.0001)
+        assert genemask_centre_probabilities(0.15, Tokenization(6))[510] == pytest.approx(0.0172, abs=0.0001)
 
     @pytest.mark.parametrize("rate", [0.01, 0.15, 0.5, 0.9, 0.99])
     @pytest.mark.parametrize("k", [2, 6, 8])
     def test_of_genemask_is_a_probability_at_every_length(self, rate: float, k: int) -> None:
-        p = genemask_centre_probabilities(rate, k)
+        p = genemask_centre_probabilities(rate, Tokenization(k))
         assert p.shape == (LONGEST_SOLVED + 1,)
         assert ((p[1:] > 0) & (p <= 1)[1:]).all()
 
@@ -293,8 +302,8 @@ def test_the_strategy_of_the_how_to_page_masks_a_block_at_a_random_place(ids, np
     names = dict(vars(strategies))
     exec(compile(code, "add-a-strategy.md", "exec"), names)
     block = names["Block"](tokens=4)
-    masked = block.select(ids, ids >= 5, npmi, random_of(ids))
-    assert torch.equal(masked, block.select(ids, ids >= 5, npmi, random_of(ids)))
+    masked = block.select(ids, ids >= 5, words(npmi), random_of(ids))
+    assert torch.equal(masked, block.select(ids, ids >= 5, words(npmi), random_of(ids)))
     firsts = set()
     for row, valid in zip(masked, ids >= 5, strict=True):
         places = [i for i, is_masked in enumerate(row[valid].tolist()) if is_masked]
@@ -302,4 +311,4 @@ def test_the_strategy_of_the_how_to_page_masks_a_block_at_a_random_place(ids, np
         assert places == list(range(places[0], places[0] + len(places))) if places else True
         firsts.add(places[0] if places else 0)
     assert len(firsts) > 3
-    assert block.masked_share(6, 100) == 0.04
+    assert block.masked_share(Tokenization(6), 100) == 0.04

@@ -13,6 +13,7 @@ from cmgems.data.corpus import load_corpus
 from cmgems.data.loader import Windows
 from cmgems.data.prepare import prepare_corpus
 from cmgems.data.settings import PrepareConfig
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import MASK, encode_batch, vocabulary
 from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.masker import Masker
@@ -48,7 +49,7 @@ def corpus(tmp_path_factory):
 def validation(corpus):
     accelerator = Accelerator()
     masker = Masker(npmi_from_counts(corpus.counts, K), CorruptionConfig(), seed=20_231)
-    windows = Windows(corpus.validation, K, 64)
+    windows = Windows(corpus.validation, Tokenization(K), 64)
     yield Validation(windows, EvaluationConfig(micro_batch=7), masker, corpus.counts, accelerator)
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
@@ -91,7 +92,7 @@ def base_probabilities(of_kmers, place):
 
 @pytest.mark.parametrize("name", ["span", "genemask", "global_pmi"])
 def test_bits_and_accuracy_are_those_of_a_plain_loop_over_windows_tokens_and_kmers(corpus, validation, name):
-    model = build_model(SHAPE, K, seed=1)
+    model = build_model(SHAPE, Tokenization(K), seed=1)
     masking = fixed_maskings(0.15)[name]
     score = validation.score(model, {name: masking}, bases=[name])[name]
     bits, right = [], []
@@ -110,7 +111,7 @@ def test_bits_and_accuracy_are_those_of_a_plain_loop_over_windows_tokens_and_kme
 
 def test_the_composition_predicts_hidden_bases_and_reads_the_visible_ones(corpus, validation):
     masking = fixed_maskings(0.15)
-    found = score_baselines(validation, fit_baselines(Windows(corpus.train, K, 64)), masking)
+    found = score_baselines(validation, fit_baselines(Windows(corpus.train, Tokenization(K), 64)), masking)
     # The chains count words of nine bases, of which the composition is a marginal.
     words = [s[i : i + 9] for s in corpus.train["sequence"] for i in range(len(s) - 8)]
     count = {base: 1 + sum(word[-1] == base for word in words) for base in "ACGT"}
@@ -128,7 +129,7 @@ def test_the_composition_predicts_hidden_bases_and_reads_the_visible_ones(corpus
 
 def test_a_window_without_a_hidden_base_has_no_bits(validation):
     nothing = fixed_maskings(1e-9)["span"]
-    score = validation.score(build_model(SHAPE, K, seed=1), {"span": nothing}, bases=["span"])["span"]
+    score = validation.score(build_model(SHAPE, Tokenization(K), seed=1), {"span": nothing}, bases=["span"])["span"]
     assert math.isnan(score.bits)
     assert math.isnan(score.accuracy)
 

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from cmgems.config.schema import ModelConfig
+from cmgems.data.tokenization import Tokenization
 from cmgems.model.bert import build_model
 from cmgems.model.dropout import ATTENTION, Dropout
 from cmgems.model.linear import Linear
@@ -16,12 +17,12 @@ def kinds(model):
 
 
 def test_a_model_on_a_cpu_gets_linear_layers_and_dropout_of_its_own():
-    model = build_model(SMALL, 3, 1, torch.device("cpu")).bert
+    model = build_model(SMALL, Tokenization(3), 1, torch.device("cpu")).bert
     assert kinds(model) == {Linear, Dropout}
     assert model.config._attn_implementation == ATTENTION
 
 
 def test_a_model_on_a_gpu_is_left_alone():
-    model = build_model(SMALL, 3, 1, torch.device("cuda")).bert
+    model = build_model(SMALL, Tokenization(3), 1, torch.device("cuda")).bert
     assert kinds(model) == {nn.Linear, nn.Dropout}
     assert model.config._attn_implementation == "sdpa"

@@ -6,6 +6,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForMaskedLM, BertForMaskedLM
 
 from cmgems.config.schema import ModelConfig
+from cmgems.data.tokenization import Tokenization
 from cmgems.model.bert import bert_config, build_model
 from cmgems.model.dropout import ATTENTION, attention, drop, use_dropout
 
@@ -70,7 +71,7 @@ def test_without_dropout_the_model_computes_what_it_did_before():
     ids = torch.randint(5, 69, (3, 16))
     mask = (torch.arange(16) < torch.tensor([[16], [9], [16]])).long()
     torch.manual_seed(0)
-    model = BertForMaskedLM(bert_config(SMALL, k=3)).eval()
+    model = BertForMaskedLM(bert_config(SMALL, Tokenization(3))).eval()
     before = model(ids, attention_mask=mask).logits
     use_dropout(model)
     assert torch.equal(model(ids, attention_mask=mask).logits, before)
@@ -79,8 +80,8 @@ def test_without_dropout_the_model_computes_what_it_did_before():
 
 def test_every_dropout_of_the_model_is_replaced_and_what_it_is_saved_as_is_the_same(tmp_path):
     with_dropout, without = (
-        build_model(SMALL, 3, 1).bert,
-        build_model(SMALL.model_copy(update={"dropout": 0}), 3, 1).bert,
+        build_model(SMALL, Tokenization(3), 1).bert,
+        build_model(SMALL.model_copy(update={"dropout": 0}), Tokenization(3), 1).bert,
     )
     assert not [name for name, module in with_dropout.named_modules() if type(module) is torch.nn.Dropout]
     assert with_dropout.config._attn_implementation == ATTENTION
@@ -95,7 +96,8 @@ def test_recomputed_activations_see_the_same_dropout():
     ids = torch.arange(5, 37).view(2, 16)
     gradients = []
     for checkpointing in (False, True):
-        model = build_model(SMALL.model_copy(update={"activation_checkpointing": checkpointing}), 3, 1).train()
+        settings = SMALL.model_copy(update={"activation_checkpointing": checkpointing})
+        model = build_model(settings, Tokenization(3), 1).train()
         torch.manual_seed(4)
         model(ids, torch.ones_like(ids, dtype=torch.bool), ids % 3 == 0, ids).sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cmgems.config.schema import ModelConfig
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import BASES, SPECIAL_TOKENS, encode_batch, vocabulary
 from cmgems.model.bert import build_model
 from cmgems.model.initialization import composed_embeddings, neighbour_offsets, sinusoids
@@ -13,7 +14,7 @@ INITIAL = {"embedding_init": "nucleotides", "position_init": "sinusoidal", "atte
 
 
 def model(seed=1, k=4, **settings):
-    return build_model(ModelConfig(**SHAPE, **settings), k, seed).bert
+    return build_model(ModelConfig(**SHAPE, **settings), Tokenization(k), seed).bert
 
 
 def weights(bert):
@@ -65,7 +66,7 @@ def test_an_odd_width_has_a_column_without_a_wave():
     ("heads", "expected"), [(1, [-6]), (2, [-6, 6]), (4, [-3, -6, 6]), (8, [-2, -4, -6, 2, 4, 6]), (3, [-3, -6, 6])]
 )
 def test_three_quarters_of_the_heads_look_at_both_sides(heads, expected):
-    assert neighbour_offsets(heads, k=6) == expected
+    assert neighbour_offsets(heads, 6) == expected
 
 
 def test_each_head_of_the_first_layer_attends_to_its_neighbour():
@@ -73,7 +74,7 @@ def test_each_head_of_the_first_layer_attends_to_its_neighbour():
     bert.set_attn_implementation("eager")
     ids = torch.randint(5, 4101, (1, 64), generator=torch.Generator().manual_seed(0))
     first = bert.bert(ids, output_attentions=True).attentions[0][0]
-    for head, offset in zip(first, neighbour_offsets(4, k=6), strict=False):
+    for head, offset in zip(first, neighbour_offsets(4, 6), strict=False):
         looked_at = head[20:44].argmax(dim=1) - torch.arange(20, 44)
         assert (looked_at - offset).abs().median() <= 1
     assert first[-1].max() < 0.2  # the last one looks everywhere

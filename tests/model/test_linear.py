@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cmgems.config.schema import ModelConfig
+from cmgems.data.tokenization import Tokenization
 from cmgems.model.bert import build_model
 from cmgems.model.linear import Linear, use_linear
 
@@ -92,7 +93,7 @@ def test_bf16_is_left_to_torch():
 
 
 def test_all_linear_layers_of_the_model_compute_by_onednn_with_the_parameters_they_had():
-    model = build_model(SMALL, k=3, seed=1)
+    model = build_model(SMALL, Tokenization(3), seed=1)
     kinds = {type(module) for module in model.modules() if isinstance(module, nn.Linear)}
     assert kinds == {Linear}
     embeddings = model.bert.get_input_embeddings().weight

@@ -266,6 +266,8 @@ def change_settings(run, random):
     """Fault: a resume with other settings."""
     changed = random.choice([("--training.global_batch", "26"), ("--seed", "5"), ("--model.layers", "3")])
     with resting(run) as before:
+        if not before:  # without a checkpoint it would be a new run
+            return None
         return refused(run, launched_aside(run, *changed), before=before)
 
 

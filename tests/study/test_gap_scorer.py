@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import MASK
 from cmgems.masking.gaps import Gaps
 from cmgems.model.bases import bases_of_batch
@@ -24,8 +25,8 @@ def scorer(study_file):
 
 def test_bits_are_those_of_the_summed_softmax(scorer, tmp_path):
     accelerator, recipe = Accelerator(), scorer.recipe
-    model = build_model(recipe.model, 4, seed=3)
-    export_model(accelerator, model, 4, tmp_path / "model")
+    model = build_model(recipe.model, Tokenization(4), seed=3)
+    export_model(accelerator, model, Tokenization(4), tmp_path / "model")
     found = scorer.score(tmp_path / "model")
     assert list(found) == ["gap_3"]
 
@@ -33,7 +34,7 @@ def test_bits_are_those_of_the_summed_softmax(scorer, tmp_path):
     total, number = 0.0, 0
     for windows in scorer._validation.windows():
         batch = masker(windows.ids, windows.epoch, windows.sample_id, [Gaps(bases=3)])
-        bases, hidden = bases_of_batch(batch, 4)
+        bases, hidden = bases_of_batch(batch, Tokenization(4))
         ids = batch.labels.masked_fill(batch.masked, MASK)
         with torch.no_grad():
             logits = model.eval().bert(input_ids=ids, attention_mask=batch.attention_mask.long()).logits

@@ -130,7 +130,7 @@ def test_the_untrained_model_can_be_a_milestone(run, tiny_recipe, tiny_corpus, t
     assert folders == ["step-00000000", "step-00000008", "step-00000012"]
     found = AutoModelForMaskedLM.from_pretrained(tmp_path / "run/models/step-00000000").state_dict()
     config = load_config(["--config", str(tiny_recipe)])
-    expected = build_model(config.model, tiny_corpus.k, config.seed).bert.state_dict()
+    expected = build_model(config.model, tiny_corpus.tokens, config.seed).bert.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
@@ -182,7 +182,7 @@ def test_a_run_starts_from_an_exported_model(run, tmp_path):
 
 
 def test_an_npmi_table_of_another_k_is_refused(run):
-    with pytest.raises(UserError, match=r"npmi.table human is of 6-mers, the corpus .* of 4-mers"):
+    with pytest.raises(UserError, match=r"npmi.table human is of 6-mers, the corpus .* has words of 4"):
         run("--npmi.table", "human")
 
 

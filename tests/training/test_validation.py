@@ -29,19 +29,19 @@ def accelerator():
 
 @pytest.fixture
 def model(tiny_corpus):
-    return build_model(SHAPE, tiny_corpus.k, seed=1)
+    return build_model(SHAPE, tiny_corpus.tokens, seed=1)
 
 
 def validation(corpus, accelerator, micro_batch=64, windows=1000):
     masker = Masker(npmi_from_counts(corpus.counts, corpus.k), CorruptionConfig(), seed=20_231)
     config = EvaluationConfig(micro_batch=micro_batch, windows=windows)
-    return Validation(Windows(corpus.validation, corpus.k, 64), config, masker, corpus.counts, accelerator)
+    return Validation(Windows(corpus.validation, corpus.tokens, 64), config, masker, corpus.counts, accelerator)
 
 
 def test_perplexity_is_exp_of_the_mean_over_all_masked_tokens(tiny_corpus, accelerator, model):
     masking = fixed_maskings(0.15)
     scores = validation(tiny_corpus, accelerator).score(model, masking, bases=())
-    windows = Windows(tiny_corpus.validation, tiny_corpus.k, 64)
+    windows = Windows(tiny_corpus.validation, tiny_corpus.tokens, 64)
     batch = windows[(np.zeros(len(windows.split), np.int64), np.arange(len(windows.split)))]
     masker = Masker(npmi_from_counts(tiny_corpus.counts, tiny_corpus.k), CorruptionConfig(), seed=20_231)
     for name, settings in masking.items():
