@@ -33,10 +33,15 @@ def check_writable(setting: str, folder: Path) -> str:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write a file to, which replaces `path` at the end; after an exception it is removed."""
+def atomic_file(path: Path, private: bool = False) -> Iterator[Path]:
+    """Yield a path to write a file to, which replaces `path` at the end; after an exception it is removed.
+
+    `private`: nobody but its owner can read it; otherwise the umask decides.
+    """
     partial = partial_path(path)
     try:
+        if private:
+            partial.touch(mode=0o600, exist_ok=False)
         yield partial
         partial.replace(path)
     finally:

@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from cmgems.data.tokenizer import save_tokenizer
 from cmgems.errors import UserError
 from cmgems.runtime.files import atomic_folder, remove_leftovers
+from cmgems.training.plain_weights import plain_weights_only
 
 DEEPSPEED_TAG = "deepspeed"
 WEIGHTS_FILE = "weights.pt"
@@ -25,12 +26,15 @@ def load_weights(accelerator: Accelerator, model: Any, optimizer: Any, folder: P
 
     Raises
     ------
+    UserError
+        If a file that this process reads holds more than weights, which could be code.
     RuntimeError
         If DeepSpeed finds nothing to load.
     """
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        path, _ = model.load_checkpoint(str(folder), DEEPSPEED_TAG)
+        with plain_weights_only(folder, with_deepspeed=True):
+            path, _ = model.load_checkpoint(str(folder), DEEPSPEED_TAG)
         if path is None:
             raise RuntimeError(f"DeepSpeed found nothing to load in {folder / DEEPSPEED_TAG}")
         _separate_step_counts(model.basic_optimizer)
@@ -41,7 +45,8 @@ def load_weights(accelerator: Accelerator, model: Any, optimizer: Any, folder: P
 
 
 def _load_without_deepspeed(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:
-    weights = torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True)
+    with plain_weights_only(folder, with_deepspeed=False):
+        weights = torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True)
     accelerator.unwrap_model(model).load_state_dict(weights["model"])
     optimizer.load_state_dict(weights["optimizer"])
     if accelerator.scaler is not None:
