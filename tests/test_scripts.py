@@ -13,7 +13,20 @@ import pytest
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[1]
-NAMES = ["a b", "$(touch PWNED)", "`touch PWNED`", ";touch PWNED", '"q"', "'q'", "*", "-x", "--help", "50%N", "a\\b", "ä"]
+NAMES = [
+    "a b",
+    "$(touch PWNED)",
+    "`touch PWNED`",
+    ";touch PWNED",
+    '"q"',
+    "'q'",
+    "*",
+    "-x",
+    "--help",
+    "50%N",
+    "a\\b",
+    "ä",
+]
 
 PROGRAM = f"""#!{sys.executable}
 import json, os, pathlib, subprocess, sys

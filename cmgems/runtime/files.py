@@ -69,6 +69,16 @@ def atomic_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
         raise
 
 
+def apply_umask(folder: Path) -> None:
+    """Give the files in a folder the permissions of new ones: safetensors lets nobody but the owner read its own."""
+    new = partial_path(folder / "new")
+    new.touch()
+    for path in folder.iterdir():
+        if path.is_file():
+            shutil.copymode(new, path)
+    new.unlink()
+
+
 def partial_path(path: Path, token: str | None = None) -> Path:
     """Return where a file or folder is written before it is complete; `token` identifies the writer."""
     return path.with_name(f".{path.name}.{token or new_token()}.partial")

@@ -12,7 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from cmgems.data.tokenizer import save_tokenizer
 from cmgems.errors import UserError
-from cmgems.runtime.files import atomic_folder, remove_leftovers
+from cmgems.runtime.files import apply_umask, atomic_folder, remove_leftovers
 from cmgems.training.plain_weights import plain_weights_only
 
 DEEPSPEED_TAG = "deepspeed"
@@ -82,6 +82,7 @@ def export_model(accelerator: Accelerator, model: Any, k: int, folder: Path) -> 
             with atomic_folder(folder, replace=True) as partial:
                 bert.save_pretrained(partial)
                 save_tokenizer(partial, k, bert.config.max_position_embeddings)
+                apply_umask(partial)
         except (OSError, SafetensorError) as error:
             raise UserError(f"the model cannot be written to {folder}: {error}") from error
     accelerator.wait_for_everyone()

@@ -462,9 +462,12 @@ def test_the_umask_decides_who_can_read_a_checkpoint_and_a_model(run, tmp_path, 
         run()
     finally:
         os.umask(before)
-    for path in (tmp_path / "run").rglob("*"):
-        allowed = (0o777 if path.is_dir() else 0o666) & ~umask
-        assert stat.S_IMODE(path.stat().st_mode) == allowed, path
+    others = {
+        path.relative_to(tmp_path / "run").as_posix(): oct(stat.S_IMODE(path.stat().st_mode))
+        for path in (tmp_path / "run").rglob("*")
+        if stat.S_IMODE(path.stat().st_mode) != (0o777 if path.is_dir() else 0o666) & ~umask
+    }
+    assert others == {}
 
 
 def test_a_manifest_that_names_files_elsewhere_is_damage(tmp_path):

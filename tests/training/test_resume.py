@@ -14,7 +14,16 @@ from cmgems.training import resume
 from cmgems.training.checkpoint import find_corruption, read_state, write_manifest
 from tests.inputs.models import craft
 from tests.training.golden import GOLDEN_LOSSES
-from tests.training.launching import ACCELERATE, ENVIRONMENT, REPOSITORY, config, forget_accelerator, history, launch, logged
+from tests.training.launching import (
+    ACCELERATE,
+    ENVIRONMENT,
+    REPOSITORY,
+    config,
+    forget_accelerator,
+    history,
+    launch,
+    logged,
+)
 
 slow = pytest.mark.slow
 LAST_GOOD, LAST = "checkpoints/step-00000008", "checkpoints/step-00000012"
