@@ -26,14 +26,16 @@ THREADS := $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 )))
 ifndef RUN
 RUN := runs/demo/$(shell echo $$(( $$(ls runs/demo 2>/dev/null | sort -n | tail -1) + 1 )))
 endif
+# For the shell, which takes it as it is, whatever is in the name; the argument ARGS is words of a command line.
+export RUN_FOLDER := $(value RUN)
 
 .PHONY: demo test unit slow matrix bench soak growth docs lint clean
 
 demo: $(VENV)/.installed
 	$(HIDE) OMP_NUM_THREADS=$(THREADS) $(BIN)/accelerate launch --config_file deepspeed_configs/zero2.yaml --num_processes 2 --main_process_port 0 \
-	    cmgems/pretrain.py --launch.distributed deepspeed --launch.zero_stage 2 --launch.processes 2 $(ARGS) --output $(RUN)
+	    cmgems/pretrain.py --launch.distributed deepspeed --launch.zero_stage 2 --launch.processes 2 $(ARGS) --output="$$RUN_FOLDER"
 	for protocol in "--probe --seeds 5" "--seeds 2"; do \
-	    $(BIN)/cmgems benchmark --suite demo --data data/yeast-tasks $$protocol --model $$(ls -d $(RUN)/models/step-* | tail -1) || exit; \
+	    $(BIN)/cmgems benchmark --suite demo --data data/yeast-tasks $$protocol --model="$$(ls -d -- "$$RUN_FOLDER"/models/step-* | tail -1)" || exit; \
 	done
 
 test: unit slow

@@ -20,7 +20,8 @@ CONTAINER=${CONTAINER-}
 # How the job of the report is submitted, which needs no GPU: its partition, account and so on.
 REPORT_OPTIONS=${REPORT_OPTIONS---time=00:30:00}
 # The folder that the report is about, where the model is not in a run's folder: what --output names.
-RUN=${RUN:-$(dirname "$(dirname "${1:-}")")}
+RUN=${RUN:-$(dirname -- "$(dirname -- "${1:-}")")}
+case $RUN in -*) RUN=./$RUN ;; esac  # or it would be taken for an option
 
 eval "$ACTIVATE"
 set -uo pipefail
@@ -46,4 +47,4 @@ $CONTAINER cmgems report $(printf %q "$RUN")
 REPORT
 fi
 # shellcheck disable=SC2086  # a container's command is several words
-exec srun --ntasks=1 $CONTAINER cmgems benchmark --model "$model" --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_MAX" "$@"
+exec srun --ntasks=1 $CONTAINER cmgems benchmark --model="$model" --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_MAX" "$@"

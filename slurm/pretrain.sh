@@ -17,6 +17,7 @@
 
 # The run's folder. Name the one of an earlier job to continue its run.
 OUTPUT=${OUTPUT:-runs/slurm-$SLURM_JOB_ID}
+case $OUTPUT in -*) OUTPUT=./$OUTPUT ;; esac  # or the programs below would take it for an option
 # What makes `accelerate` available on a node: modules, conda, a virtual environment; nothing for a container that has it.
 ACTIVATE=${ACTIVATE-source .venv/bin/activate}
 # What the launcher runs in, such as: apptainer exec --nv --bind /scratch cmgems.sif
@@ -46,6 +47,7 @@ logs=$OUTPUT/logs/$SLURM_JOB_ID
 codes=$logs/exit-codes-$restart  # each training process notes its exit code there, which launchers do not pass on
 say() { echo "$(date '+%F %T') job $SLURM_JOB_ID, restart $restart: $*"; }
 newest_checkpoint() { find "$OUTPUT/checkpoints" -maxdepth 1 -name 'step-*[0-9]' 2>/dev/null | sort | tail -n 1; }
+again=OUTPUT=$(printf %q "$OUTPUT")  # as it can be pasted into a shell
 any_ended_with() { grep -qsx "$1" "$codes"/rank-*; }
 
 if grep -qsx 0 "$logs"/exit-codes-*/rank-0; then
@@ -68,19 +70,19 @@ start=$(newest_checkpoint)
 [ -f "$config" ] || [ -n "$CONTAINER" ] || { say "CONFIG: there is no file $config"; exit 2; }
 address=${ADDRESS:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)$ADDRESS_SUFFIX}
 launch=(
-    accelerate launch --config_file "$config"
+    accelerate launch --config_file="$config"
     --num_machines "$SLURM_NNODES" --num_processes $((SLURM_NNODES * PROCESSES))
     --main_process_ip "$address" --main_process_port $((15000 + SLURM_JOB_ID % 15000))
 )
 training=(
-    cmgems/pretrain.py --config "$recipe" --output "$OUTPUT" --resume auto
+    cmgems/pretrain.py --config="$recipe" --output="$OUTPUT" --resume auto
     --launch.processes $((SLURM_NNODES * PROCESSES)) "$@"
 )
 say "on $SLURM_JOB_NODELIST, $PROCESSES process(es) a node, from ${start:-the beginning}; the nodes meet at $address; logs in $logs"
 # SLURM_EXPORT_ENV: also in a job that was submitted with --export=NONE, the tasks get what stands here.
 export ACTIVATE CONTAINER SLURM_EXPORT_ENV=ALL SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 # shellcheck disable=SC2016
-srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=1 --output="$logs/restart-$restart-%N.log" bash -c '
+srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=1 --output="${logs//%/%%}/restart-$restart-%N.log" bash -c '
     eval "$ACTIVATE"
     split=$1
     exec $CONTAINER "${@:2:split}" --machine_rank "$SLURM_NODEID" "${@:2+split}"
@@ -118,10 +120,10 @@ elif any_ended_with 2; then
     say "ended by invalid settings or data, which $logs/restart-$restart-*.log names: not started again"
     exit 2
 elif [ -e "$OUTPUT/stop" ]; then
-    say "stopped with ${end:-no checkpoint}; remove $OUTPUT/stop and submit with OUTPUT=$OUTPUT to continue"
+    say "stopped with ${end:-no checkpoint}; remove $OUTPUT/stop and submit with $again to continue"
     exit 0
 elif [ "$state" = JobState=CANCELLED ]; then
-    say "cancelled with ${end:-no checkpoint}; submit with OUTPUT=$OUTPUT to continue"
+    say "cancelled with ${end:-no checkpoint}; submit with $again to continue"
     exit 1
 elif any_ended_with 75; then
     reason="stopped by a signal"
@@ -139,5 +141,5 @@ if [ "$restart" -ge "$MAX_RESTARTS" ]; then
 fi
 say "$reason: the job returns to the queue, to resume from ${end:-the beginning}"
 case $state in  # in any other, SLURM has put it there itself
-    JobState=RUNNING | '') scontrol requeue "$job" || { say "SLURM refuses: submit with OUTPUT=$OUTPUT to continue"; exit 1; } ;;
+    JobState=RUNNING | '') scontrol requeue "$job" || { say "SLURM refuses: submit with $again to continue"; exit 1; } ;;
 esac

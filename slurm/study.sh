@@ -24,6 +24,7 @@ REPORT_OPTIONS=${REPORT_OPTIONS---time=00:30:00}
 eval "$ACTIVATE"
 set -uo pipefail
 [ $# -ge 1 ] || { sed -n '4s/^# //p' "$0" >&2; exit 2; }
+case $1 in -*) set -- "./$1" "${@:2}" ;; esac  # or it would be taken for an option
 export PYTHONUNBUFFERED=1 SLURM_EXPORT_ENV=ALL SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
 # The first of the array submits the page, which waits for all of them, whether they succeed or not. There is no srun in

@@ -1,8 +1,9 @@
 """Settings of a corpus."""
 
 import re
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from cmgems.data.tokenization import LONGEST_K, LONGEST_WORD, SHORTEST_K, Tokenization
 from cmgems.errors import UserError
@@ -48,6 +49,16 @@ class PrepareConfig(Settings):
             raise ValueError(str(error)) from None
         self.__dict__.update(k=k, word=tokenization.word, tokens=f"kmer:{k}" + (f":{stride}" if stride > 1 else ""))
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_k_says(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `tokens` and `word` where k says as much: manifests and recipes of overlapping k-mers are as before
+        there were other tokens."""
+        values: dict[str, Any] = handler(self)
+        if self.tokenization == Tokenization(self.k):
+            values.pop("tokens", None)
+            values.pop("word", None)
+        return values
 
     @property
     def tokenization(self) -> Tokenization:

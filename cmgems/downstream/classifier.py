@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from cmgems.downstream.inputs import Encoder, make_encoder
 from cmgems.errors import UserError
+from cmgems.model.bert import LOADING_ERRORS
 
 # Parts of a classifier that a language model does not bring with it.
 _HEAD = ("classifier", "score", "pooler", "pre_classifier", "classification_head")
@@ -147,19 +145,12 @@ def _tokenizer(source: Source, **settings: Any) -> Any:
         return AutoTokenizer.from_pretrained(source.model, trust_remote_code=source.trust_remote_code, **settings)
 
 
-_UNLOADABLE = (
-    *(OSError, ValueError, KeyError, ImportError, SafetensorError),
-    pickle.UnpicklingError,  # torch reads plain weights only, and nothing that would run code
-    *(StrictDataclassError, TypeError, AttributeError, ArithmeticError, RuntimeError),  # nonsense in the JSON files
-)
-
-
 @contextmanager
 def _user_error(source: Source) -> Iterator[None]:
     """Turn what transformers says about a model that cannot be had into a UserError."""
     try:
         yield
-    except _UNLOADABLE as error:
+    except LOADING_ERRORS as error:
         if "trust_remote_code" in str(error):
             raise _code_of_its_own(source) from error
         raise UserError(f"model {source.model} cannot be loaded: {error}") from error

@@ -39,6 +39,7 @@ from cmgems.downstream.scores import Predictions, best_value, confusion, score
 from cmgems.downstream.subjects import Candidate
 from cmgems.downstream.tasks import Suite, Task
 from cmgems.errors import DivergedError, UserError
+from cmgems.runtime.files import apply_umask
 
 logger = logging.getLogger(__name__)
 
@@ -263,6 +264,7 @@ def _save_model(model: Any, encoder: Encoder, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     encoder.tokenizer.save_pretrained(folder)
+    apply_umask(folder)
 
 
 def _result(experiment: Experiment, data: TaskData, scored: _Scored) -> Result:

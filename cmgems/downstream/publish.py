@@ -36,6 +36,7 @@ from cmgems.downstream.settings import ScoringConfig
 from cmgems.downstream.tasks import Suite
 from cmgems.errors import CmgemsError
 from cmgems.runtime.files import atomic_file
+from cmgems.runtime.passwords import has_password
 from cmgems.tracking.client import create_run, place_of_run
 from cmgems.tracking.journal import MlflowRunRef, find_place, summarize_error
 
@@ -307,5 +308,6 @@ def _identity(result: Result) -> str:
 
 
 def _write_json(path: Path, values: Mapping[str, str]) -> None:
-    with atomic_file(path) as partial:
-        partial.write_text(json.dumps(values) + "\n")
+    text = json.dumps(values) + "\n"
+    with atomic_file(path, private=has_password(text)) as partial:
+        partial.write_text(text)

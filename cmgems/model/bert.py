@@ -1,10 +1,13 @@
 """The BERT encoder with its masked-language-model head, its optimizer, and what a step of it costs."""
 
 import json
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForMaskedLM
@@ -20,6 +23,13 @@ from cmgems.masking.tokens import places
 from cmgems.model.bases import base_probabilities
 from cmgems.model.cpu import optimize_for_cpu
 from cmgems.model.initialization import initialize
+
+LOADING_ERRORS = (
+    *(OSError, ValueError, KeyError, ImportError, SafetensorError),
+    pickle.UnpicklingError,  # torch reads plain weights only, and nothing that would run code
+    *(StrictDataclassError, TypeError, AttributeError, ArithmeticError, RuntimeError),  # nonsense in the JSON files
+)
+"""What transformers raises where a model cannot be had."""
 
 
 class MaskedLanguageModel(nn.Module):
@@ -149,7 +159,7 @@ def _pretrained(config: ModelConfig) -> BertForMaskedLM:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except OSError as error:
+    except LOADING_ERRORS as error:
         raise UserError(f"model.init_from {config.init_from}: no weights that can be read: {error}") from None
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"]))
@@ -167,6 +177,8 @@ def check_init_from(config: ModelConfig, tokens: Tokenization) -> None:
     try:
         file = cached_file(config.init_from, "config.json")
         found = json.loads(Path(str(file)).read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it is not a mapping")
     except (OSError, ValueError) as error:
         hint = " (a run's models are in its folder models/)" if "checkpoints" in Path(config.init_from).parts else ""
         raise UserError(f"model.init_from {config.init_from}: no readable config.json{hint}: {error}") from None

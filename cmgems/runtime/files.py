@@ -33,10 +33,15 @@ def check_writable(setting: str, folder: Path) -> str:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write a file to, which replaces `path` at the end; after an exception it is removed."""
+def atomic_file(path: Path, private: bool = False) -> Iterator[Path]:
+    """Yield a path to write a file to, which replaces `path` at the end; after an exception it is removed.
+
+    `private`: nobody but its owner can read it; otherwise the umask decides.
+    """
     partial = partial_path(path)
     try:
+        if private:
+            partial.touch(mode=0o600, exist_ok=False)
         yield partial
         partial.replace(path)
     finally:
@@ -62,6 +67,16 @@ def atomic_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def apply_umask(folder: Path) -> None:
+    """Give the files in a folder the permissions of new ones: safetensors lets nobody but the owner read its own."""
+    new = partial_path(folder / "new")
+    new.touch()
+    for path in folder.iterdir():
+        if path.is_file():
+            shutil.copymode(new, path)
+    new.unlink()
 
 
 def partial_path(path: Path, token: str | None = None) -> Path:

@@ -5,11 +5,11 @@ modules log from `configure_logging` on. What a command was asked for, such as a
 """
 
 import logging
-import re
 import sys
 
 from tqdm import tqdm
 
+from cmgems.runtime.passwords import hide_password
 from cmgems.runtime.process import local_rank
 
 
@@ -21,11 +21,6 @@ def configure_logging() -> None:
     logger.handlers = [_Console()]
     # DeepSpeed says on every rank of a machine without GPUs that it has found none.
     logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
-
-
-def hide_password(text: str) -> str:
-    """Return a tracking URI, or a message that contains one, without its password."""
-    return re.sub(r"(://[^/@:\s]*):[^@\s]*@", r"\1:***@", text)
 
 
 class _Console(logging.Handler):

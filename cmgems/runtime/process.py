@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cmgems.errors import CmgemsError, Interrupted
+from cmgems.runtime.passwords import hide_password
 
 LOST_PROCESS_EXIT_CODE = 1
 
@@ -117,7 +118,7 @@ def _report(message: str, every_process: bool = False) -> None:
     """Print on standard error, by default on one process per machine: on the first that has this message, since the
     launcher ends all others as soon as one has ended."""
     if every_process or _is_first_to_report(message):
-        print(message, file=sys.stderr, flush=True)
+        print(hide_password(message), file=sys.stderr, flush=True)
 
 
 def _is_first_to_report(message: str) -> bool:

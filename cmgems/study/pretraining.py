@@ -15,6 +15,7 @@ from cmgems.config.recipes import read_mapping
 from cmgems.config.schema import PretrainConfig
 from cmgems.errors import CmgemsError, IncompleteError, Interrupted, InUseError
 from cmgems.runtime.files import atomic_file
+from cmgems.runtime.passwords import has_password
 from cmgems.runtime.signals import end_with_parent
 from cmgems.study.records import Pretraining
 from cmgems.tracking.journal import read_contents
@@ -35,7 +36,7 @@ def pretrain(config: PretrainConfig, launch: list[str], folder: Path) -> None:
         If it fails otherwise.
     """
     recipe, log = recipe_path(folder), folder.with_name(folder.name + ".log")
-    with atomic_file(recipe) as partial:
+    with atomic_file(recipe, private=has_password(config.tracking.uri)) as partial:
         partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     command = [*(launch or [sys.executable]), str(SCRIPT), "--config", str(recipe)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[1]), *_python_path()])}

@@ -20,6 +20,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from cmgems.config.schema import TrackingConfig
 from cmgems.downstream.publish import TRACKING_ERRORS
 from cmgems.runtime.files import atomic_file
+from cmgems.runtime.passwords import has_password
 from cmgems.study.analysis import mean_score
 from cmgems.study.records import Record
 from cmgems.study.settings import Study
@@ -112,7 +113,7 @@ class StudyRun:
             if not nested:
                 os.environ.pop(_CONTEXT, None)
             place = place_of_run(self._settings, create_run(self._settings, name))
-            with atomic_file(file) as partial:
+            with atomic_file(file, private=has_password(place.uri)) as partial:
                 partial.write_text(json.dumps(asdict(place)) + "\n")
             return place
 

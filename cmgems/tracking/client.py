@@ -19,7 +19,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from cmgems.config.schema import TrackingConfig
 from cmgems.errors import CmgemsError, UnavailableError, UserError
 from cmgems.runtime.files import check_writable
-from cmgems.runtime.logging import hide_password
+from cmgems.runtime.passwords import hide_password
 from cmgems.tracking.journal import MlflowRunRef, summarize_error
 
 # Seconds for a tracking store to answer when a run begins.

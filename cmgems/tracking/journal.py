@@ -2,7 +2,7 @@
 
 - `tracking.jsonl`, the journal: one JSON object a line. A line with `run`, `uri` and `experiment` says where the lines
   after it belong, and with `instead_of`, the id of a run before it, that run's lines too; the others are the messages,
-  in the order in which they are to be sent.
+  in the order in which they are to be sent. Only its owner can read it where the URI has a password.
 - `tracking.sent`: how many bytes of the journal MLflow has.
 - `tracking.lock`: held by the one process that writes and sends.
 """
@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from cmgems.errors import InUseError, UserError
 from cmgems.runtime.files import atomic_file
+from cmgems.runtime.passwords import has_password, hide_password
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ LONGEST_PAUSE = 30.0
 
 def summarize_error(error: Exception) -> str:
     """Return first line of an error, its middle left out: clients nest several errors in one message, the cause
-    last."""
-    text = (str(error).splitlines() or [""])[0] or type(error).__name__
+    last. Without a password, which would not be known any more where half of it is left out."""
+    text = (hide_password(str(error)).splitlines() or [""])[0] or type(error).__name__
     return text if len(text) <= 210 else f"{text[:100]} ... {text[-100:]}"
 
 
@@ -169,6 +170,8 @@ class Journal:
             self._go_back(replaces_run)
         if replaces_run is not None or (self._current, self._places.get(place.run)) != (place.run, place):
             content = asdict(place) | ({"instead_of": replaces_run} if replaces_run else {})
+            if has_password(place.uri):  # without it `cmgems sync` could not send
+                self.path.chmod(0o600)
             self.append(content)
             self._note_place(content)
 

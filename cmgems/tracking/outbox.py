@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
 from cmgems.errors import UnavailableError, UserError
-from cmgems.runtime.logging import hide_password
+from cmgems.runtime.passwords import hide_password
 from cmgems.runtime.progress import ProgressLines
 from cmgems.tracking.client import TRANSIENT_STATUSES, is_refusal
 from cmgems.tracking.journal import JOURNAL, Journal, Message, summarize_error
@@ -96,7 +96,11 @@ def _deliver(batch: list[Message], folder: Path) -> None:
     elif "status" in content:
         client.set_terminated(place.run, content["status"], end_time=content["time"])
     elif "artifact" in content:
-        _upload(client, place.run, folder / content["artifact"], content["to"])
+        path = folder / content["artifact"]
+        if path.resolve().is_relative_to(folder.resolve()):
+            _upload(client, place.run, path, content["to"])
+        else:
+            logger.warning(f"{path} is not in the run's folder, and does not become an artifact in MLflow")
     else:
         _log(client, place.run, _points([message.content for message in batch]))
 

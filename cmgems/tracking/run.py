@@ -32,7 +32,7 @@ from cmgems.curriculum.controller import Switch
 from cmgems.data.corpus import Corpus
 from cmgems.errors import CmgemsError, Interrupted
 from cmgems.runtime.files import atomic_file
-from cmgems.runtime.logging import hide_password
+from cmgems.runtime.passwords import hide_password
 from cmgems.tracking.client import create_run, find_run, place_of_run, store_errors
 from cmgems.tracking.journal import Journal, MlflowRunRef, Sender
 from cmgems.tracking.outbox import send
@@ -254,12 +254,13 @@ def _describe(config: PretrainConfig, corpus: Corpus, place: MlflowRunRef) -> No
     UserError
         If MLflow does not take them.
     """
-    parameters = {k: v for k, v in flatten(config).items() if k not in _NOT_PARAMETERS}
+    parameters = {k: hide_password(str(v)) for k, v in flatten(config).items() if k not in _NOT_PARAMETERS}
+    settings = hide_password(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     inputs = [_dataset_input(corpus, context) for context in ("training", "validation")]
     with store_errors(place.uri):
         client = mlflow.MlflowClient(tracking_uri=place.uri)
-        client.log_batch(place.run, params=[Param(k, str(v)) for k, v in parameters.items()], synchronous=True)
-        client.log_text(place.run, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), "config.yaml")
+        client.log_batch(place.run, params=[Param(k, v) for k, v in parameters.items()], synchronous=True)
+        client.log_text(place.run, settings, "config.yaml")
         client.log_inputs(place.run, inputs)
 
 

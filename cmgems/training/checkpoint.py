@@ -248,6 +248,8 @@ def find_corruption(folder: Path) -> str | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         for name, digest in manifest.items():
+            if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                return f"{name} is not in its folder"
             if _digest(folder / name) != digest:
                 return f"{name} is not what was written"
     except FileNotFoundError as error:

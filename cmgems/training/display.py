@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from cmgems.config.schema import PretrainConfig
 from cmgems.curriculum.controller import Controller
-from cmgems.runtime.logging import hide_password
+from cmgems.runtime.passwords import hide_password
 from cmgems.runtime.progress import ProgressLines
 from cmgems.training.run_folder import Run
 

@@ -23,7 +23,7 @@ from cmgems import __version__
 from cmgems.errors import UserError
 from cmgems.runtime import process
 from cmgems.runtime.files import check_writable
-from cmgems.runtime.logging import hide_password
+from cmgems.runtime.passwords import hide_password
 from cmgems.tracking.client import tracking_problem
 
 logger = logging.getLogger(__name__)

@@ -25,6 +25,7 @@ from cmgems.training.checkpoint import (
 )
 from cmgems.training.engine import Engine
 from cmgems.training.launch import on_main_process, zero_stage
+from cmgems.training.plain_weights import is_refusal, plain_weights_only, refusal
 from cmgems.training.progress import Progress
 from cmgems.training.run_folder import Run
 from cmgems.training.weights import DEEPSPEED_TAG, load_weights
@@ -184,10 +185,13 @@ def _folder_to_load(accelerator: Accelerator, checkpoint: Path, processes: int) 
 
 
 def _convert(source: Path, target: Path) -> None:
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
-    finished = subprocess.run(
-        [*command, "--input_folder", str(source), "--output_folder", str(target)], capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "cmgems.training.universal", "--inject_missing_state"]
+    with plain_weights_only(source, with_deepspeed=True):  # the processes that it starts inherit this
+        finished = subprocess.run(
+            [*command, "--input_folder", str(source), "--output_folder", str(target)], capture_output=True, text=True
+        )
+    if finished.returncode and is_refusal(finished.stderr):
+        raise refusal(source, finished.stderr)
     if finished.returncode:
         raise UserError(
             f"{source} cannot be converted by DeepSpeed for another number of processes:\n{finished.stderr}"

@@ -94,7 +94,9 @@ def _check_prepared_as_told(config: CorpusConfig, corpus: Corpus) -> None:
     wanted = config.prepare.model_dump(mode="json")
     found = PrepareConfig.model_validate(corpus.manifest["config"]).model_dump(mode="json")
     differences = [
-        f"corpus.prepare.{k}: {wanted[k]}, the corpus has {found.get(k)}" for k in wanted if wanted[k] != found.get(k)
+        f"corpus.prepare.{k}: {wanted.get(k)}, the corpus has {found.get(k)}"
+        for k in {**wanted, **found}
+        if wanted.get(k) != found.get(k)
     ]
     if differences:
         raise UserError(

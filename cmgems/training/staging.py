@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class StagingFolder:
         self._lock = FileLock(_lock_file(name))
         self._lock.acquire()
         self.path = name
-        self.path.mkdir()
+        self.path.mkdir(mode=0o700)  # in memory, which all users of the machine share
 
     def new(self) -> Path:
         """Return an empty folder."""
@@ -64,12 +65,21 @@ def _lock_file(folder: Path) -> Path:
 
 def _remove_abandoned(base: Path) -> None:
     for folder in base.glob(_PREFIX + "*"):
-        if not folder.is_dir():
+        if not _is_own_folder(folder):
             continue
         lock = FileLock(_lock_file(folder), blocking=False)
         try:
             with lock:
                 shutil.rmtree(folder, ignore_errors=True)
-        except Timeout:
-            continue  # its process is alive
-        _lock_file(folder).unlink(missing_ok=True)
+            _lock_file(folder).unlink(missing_ok=True)
+        except (Timeout, OSError):
+            continue  # its process is alive, or the file is another user's
+
+
+def _is_own_folder(path: Path) -> bool:
+    """Return whether this user has made it: in memory others can make folders, and links, of any name."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()

@@ -13,7 +13,8 @@ from transformers.utils.logging import disable_progress_bar
 from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import save_tokenizer
 from cmgems.errors import UserError
-from cmgems.runtime.files import atomic_folder, remove_leftovers
+from cmgems.runtime.files import apply_umask, atomic_folder, remove_leftovers
+from cmgems.training.plain_weights import plain_weights_only
 
 DEEPSPEED_TAG = "deepspeed"
 WEIGHTS_FILE = "weights.pt"
@@ -26,12 +27,15 @@ def load_weights(accelerator: Accelerator, model: Any, optimizer: Any, folder: P
 
     Raises
     ------
+    UserError
+        If a file that this process reads holds more than weights, which could be code.
     RuntimeError
         If DeepSpeed finds nothing to load.
     """
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        path, _ = model.load_checkpoint(str(folder), DEEPSPEED_TAG)
+        with plain_weights_only(folder, with_deepspeed=True):
+            path, _ = model.load_checkpoint(str(folder), DEEPSPEED_TAG)
         if path is None:
             raise RuntimeError(f"DeepSpeed found nothing to load in {folder / DEEPSPEED_TAG}")
         _separate_step_counts(model.basic_optimizer)
@@ -42,7 +46,8 @@ def load_weights(accelerator: Accelerator, model: Any, optimizer: Any, folder: P
 
 
 def _load_without_deepspeed(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:
-    weights = torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True)
+    with plain_weights_only(folder, with_deepspeed=False):
+        weights = torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True)
     accelerator.unwrap_model(model).load_state_dict(weights["model"])
     optimizer.load_state_dict(weights["optimizer"])
     if accelerator.scaler is not None:
@@ -78,6 +83,7 @@ def export_model(accelerator: Accelerator, model: Any, tokens: Tokenization, fol
             with atomic_folder(folder, replace=True) as partial:
                 bert.save_pretrained(partial)
                 save_tokenizer(partial, tokens, bert.config.max_position_embeddings)
+                apply_umask(partial)
         except (OSError, SafetensorError) as error:
             raise UserError(f"the model cannot be written to {folder}: {error}") from error
     accelerator.wait_for_everyone()

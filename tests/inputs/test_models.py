@@ -3,10 +3,13 @@
 import shutil
 
 import pytest
+import torch
 
+from cmgems.config.schema import ModelConfig
 from cmgems.data.tokenizer import build_tokenizer
 from cmgems.downstream.classifier import Source, digest, load_classifier, load_encoder
 from cmgems.errors import UserError
+from cmgems.model.bert import build_model, check_init_from
 from tests.inputs.models import FAULTS
 
 pytestmark = pytest.mark.slow
@@ -47,4 +50,31 @@ def test_it_is_refused(sound, tmp_path, monkeypatch, fault, message):
         load(tmp_path / "model")
     assert any(part in str(error.value) for part in message.split("|")), error.value
     assert str(tmp_path / "model") in str(error.value)
+    assert not (tmp_path / "made-by-a-pickle").exists()
+
+
+def initialize_from(folder):
+    """Load all that a run takes from the model that it begins with."""
+    size = {"hidden": 32, "layers": 2, "heads": 2, "intermediate": 64, "max_positions": 64}
+    config = ModelConfig(init_from=str(folder), **size)
+    check_init_from(config, k=3)
+    return build_model(config, 3, 0, torch.device("cpu"))
+
+
+def test_a_run_begins_with_the_sound_one(sound):
+    assert initialize_from(sound).bert.config.hidden_size == 32
+
+
+NOT_FOR_INIT_FROM = [name for name in FAULTS if "tokenizer" in name or name == "code of its own"]
+"""What is not read, as the tokenizer and the class of the model are the run's own."""
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name not in NOT_FOR_INIT_FROM])
+def test_no_run_begins_with_it(sound, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    shutil.copytree(sound, tmp_path / "model")
+    FAULTS[name][0](tmp_path / "model")
+    with pytest.raises(UserError, match=f"model.init_from {tmp_path / 'model'}"):
+        initialize_from(tmp_path / "model")
     assert not (tmp_path / "made-by-a-pickle").exists()

@@ -1,10 +1,12 @@
 """Checkpoints in one process: complete or absent, checked before they are used, written behind the training's back."""
 
 import errno
+import json
 import multiprocessing
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -424,6 +426,55 @@ def test_the_folder_of_a_process_that_was_killed_is_freed_by_the_next_and_that_o
     alive.remove()
     another.remove()
     assert names(tmp_path) == []
+
+
+def test_nobody_else_can_read_what_is_staged(tmp_path):
+    before = os.umask(0o000)
+    try:
+        folder = StagingFolder(tmp_path, tmp_path, 0)
+        assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+        folder.remove()
+    finally:
+        os.umask(before)
+
+
+def test_what_others_have_put_among_the_staging_folders_is_left_alone(tmp_path, monkeypatch):
+    own = tmp_path / "own"
+    (own / "results").mkdir(parents=True)
+    left = [tmp_path / f"{staging._PREFIX}{name}" for name in ("link", "folder", "locked")]
+    left[0].symlink_to(own)  # would be emptied
+    left[1].mkdir()
+    left[2].mkdir()
+    left[2].with_name(f"{left[2].name}.lock").symlink_to(own / "file")  # would be made
+    if os.getuid() == 0:
+        os.chown(left[1], 12345, 12345)
+    else:
+        left.pop(1).rmdir()
+    StagingFolder(tmp_path, tmp_path, 0).remove()
+    assert names(own) == ["results"]
+    assert all(os.path.lexists(path) for path in left)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_the_umask_decides_who_can_read_a_checkpoint_and_a_model(run, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        run()
+    finally:
+        os.umask(before)
+    others = {
+        path.relative_to(tmp_path / "run").as_posix(): oct(stat.S_IMODE(path.stat().st_mode))
+        for path in (tmp_path / "run").rglob("*")
+        if stat.S_IMODE(path.stat().st_mode) != (0o777 if path.is_dir() else 0o666) & ~umask
+    }
+    assert others == {}
+
+
+def test_a_manifest_that_names_files_elsewhere_is_damage(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    for name in ("../other", "/dev/zero"):
+        (tmp_path / "checkpoint/manifest.json").write_text(json.dumps({name: "0"}))
+        assert find_corruption(tmp_path / "checkpoint") == f"{name} is not in its folder"
 
 
 def test_a_part_that_another_rank_could_not_write_is_named(tmp_path):

@@ -1,15 +1,29 @@
 """Checkpoints and going on from them: exact, on any number of processes, past damage, and never with other settings."""
 
+import re
 import shutil
+import subprocess
+import sys
 
 import mlflow
 import pytest
 from accelerate import Accelerator
 
+from cmgems.errors import UserError
 from cmgems.training import resume
-from cmgems.training.checkpoint import find_corruption, read_state
+from cmgems.training.checkpoint import find_corruption, read_state, write_manifest
+from tests.inputs.models import craft
 from tests.training.golden import GOLDEN_LOSSES
-from tests.training.launching import config, forget_accelerator, history, launch, logged
+from tests.training.launching import (
+    ACCELERATE,
+    ENVIRONMENT,
+    REPOSITORY,
+    config,
+    forget_accelerator,
+    history,
+    launch,
+    logged,
+)
 
 slow = pytest.mark.slow
 LAST_GOOD, LAST = "checkpoints/step-00000008", "checkpoints/step-00000012"
@@ -95,6 +109,78 @@ def test_a_checkpoint_is_converted_once_and_anew_where_the_conversion_is_damaged
         converted.append("converting" in capsys.readouterr().out)
     assert converted == [True, False, True]
     forget_accelerator()
+
+
+UNIVERSAL_FILES = ["exp_avg.pt", "exp_avg_sq.pt", "fp32.pt", "optimizer_state.pt"]
+MODEL_FILE, OPTIMIZER_FILE = "mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+
+
+@slow
+@pytest.mark.parametrize(
+    ("name", "before", "read"),
+    [
+        ("zero3", 2, [*UNIVERSAL_FILES, "zero_pp_rank_0_mp_rank_00_model_states.pt"]),
+        ("zero3", 1, [OPTIMIZER_FILE, "zero_pp_rank_0_mp_rank_00_model_states.pt"]),
+        ("zero2", 1, [OPTIMIZER_FILE, MODEL_FILE]),
+    ],
+)
+def test_code_in_a_file_of_a_checkpoint_of_deepspeed_is_never_run(
+    finished_runs, tiny_recipe, tmp_path, name, before, read
+):
+    shutil.copytree(finished_runs(name, before), tmp_path, dirs_exist_ok=True)
+    as_killed_after_step_8(tmp_path / "run")
+    store = ("--tracking.uri", f"sqlite:///{tmp_path}/mlflow.db", "--output", str(tmp_path / "run"), "--resume", "auto")
+    arguments = ["tests/training/crafted.py", "--config", str(tiny_recipe), *store]
+    finished = subprocess.run(
+        [ACCELERATE, "launch", *config(name, 1), *arguments],
+        cwd=REPOSITORY,
+        env={**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr
+    refused = re.findall(r"^refused (\S+): (.*)", finished.stdout, re.MULTILINE)
+    assert sorted(file for file, _ in refused) == sorted(read)
+    assert all("holds more than weights, which could be code" in message for _, message in refused)
+    assert not (REPOSITORY / "made-by-a-pickle").exists()
+    assert (tmp_path / "run" / LAST).is_dir()
+
+
+@slow
+def test_code_in_a_file_that_is_converted_is_never_run(finished_runs, tmp_path, monkeypatch):
+    source = shutil.copytree(finished_runs("zero3", 2) / "run" / LAST_GOOD / "deepspeed", tmp_path / "deepspeed")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.chdir(tmp_path)
+    for file in (min(source.glob("*model_states.pt")), *source.glob("*optim_states.pt")):
+        with craft(file), pytest.raises(UserError, match="holds more than weights") as refused:
+            resume._convert(source, tmp_path / "converted")
+        assert "Traceback" not in str(refused.value)
+    assert not (tmp_path / "made-by-a-pickle").exists()
+
+
+@slow
+def test_code_in_the_weights_of_a_checkpoint_is_never_run_and_the_exit_code_is_2(finished_runs, tiny_recipe, tmp_path):
+    shutil.copytree(finished_runs("ddp", 1), tmp_path, dirs_exist_ok=True)
+    checkpoint = tmp_path / "run" / LAST_GOOD
+    as_killed_after_step_8(tmp_path / "run")
+    store = ("--tracking.uri", f"sqlite:///{tmp_path}/mlflow.db", "--output", str(tmp_path / "run"), "--resume", "auto")
+    with craft(checkpoint / "weights.pt"):
+        (checkpoint / "manifest.json").unlink()
+        write_manifest(checkpoint)  # whoever makes a checkpoint makes its digests, too
+        finished = subprocess.run(
+            [sys.executable, REPOSITORY / "cmgems/pretrain.py", "--config", tiny_recipe, *store],
+            cwd=tmp_path,
+            env={**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert finished.returncode == 2, finished.stderr
+    [message] = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert f"{checkpoint} is not read: a file of this checkpoint holds more than weights" in message
+    assert "Traceback" not in finished.stderr
+    assert not (tmp_path / "made-by-a-pickle").exists()
 
 
 @pytest.mark.matrix
