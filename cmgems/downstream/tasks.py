@@ -196,6 +196,13 @@ class Task(Settings):
         """Number of outputs of a model: one for each class, or one for the value."""
         return len(self.classes) or 1
 
+    def described(self) -> dict[str, Any]:
+        """Return all settings as JSON values, for fingerprints; without those of values and tables where the task has
+        neither, as fingerprints from before there were any have none."""
+        fields = type(self).model_fields
+        unused = {name for name in ("value", "scale", "table") if getattr(self, name) == fields[name].default}
+        return self.model_dump(mode="json", exclude=unused)
+
     def adapted(self, rates: list[float], pooling: Pooling | None) -> "Task":
         """Return the task with other learning rates to choose from, if any, and another pooling, unless None.
 
