@@ -124,7 +124,7 @@ def integrity_table(comparisons: Sequence[Comparison]) -> Table:
         Heading("Rows", ["train", "dev", "test"], ""),
         Heading("Rows that repeat one of their split", ["train", "dev", "test"], ""),
         Heading("Rows that occur in another split too", ["dev, in train", "test, in train", "test, in dev"], ""),
-        Heading("Sequences with several labels", ["in a split", "across splits"], ""),
+        Heading("Sequences with several labels or values", ["in a split", "across splits"], ""),
         Heading("Nucleotides", ["ambiguous"], ""),
         Heading("Sequences", ["longer than the input"], ""),
     ]
