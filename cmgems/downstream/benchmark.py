@@ -17,7 +17,14 @@ from cmgems.downstream.features import FeatureReader
 from cmgems.downstream.results import Result, read_results, task_scores
 from cmgems.downstream.settings import BenchmarkConfig, ScoringConfig
 from cmgems.downstream.setup import Scoring, open_scoring
-from cmgems.downstream.subjects import Candidate, kmer_regression, random_weights, untrained_start
+from cmgems.downstream.subjects import (
+    Candidate,
+    codon_regression,
+    forest,
+    kmer_regression,
+    random_weights,
+    untrained_start,
+)
 from cmgems.downstream.tasks import Suite, Task
 from cmgems.errors import CmgemsError, IncompleteError, UserError
 from cmgems.runtime.process import world_size
@@ -42,8 +49,10 @@ def benchmark(config: BenchmarkConfig) -> None:
     scoring = open_scoring(config, config.tasks)
     scoring.preflight()
     suite, tasks, folder = scoring.suite, scoring.tasks, scoring.folder
+    if (config.codons or config.forest) and not suite.is_of_values:
+        raise UserError(f"--codons and --forest are for tasks with a value, and those of {suite.name} have classes")
     logger.info(environment.report(PartialState(), "none"))
-    subjects = [scoring.model, *(_baselines(scoring.model, config.kmers) if config.baselines else ())]
+    subjects = [scoring.model, *(_baselines(scoring.model, config) if config.baselines else ())]
     units = [Unit(task, *unit) for task in tasks for unit in _units(subjects, config)]
     first, every = map(int, config.shard.split("/"))
     mine = list(islice(units, first - 1, None, every))
@@ -106,19 +115,23 @@ def score_units(scoring: Scoring, units: Sequence[Unit], is_published: bool = Tr
     return results
 
 
-def _baselines(subject: Candidate, kmers: list[int]) -> Iterator[Candidate]:
+def _baselines(subject: Candidate, config: BenchmarkConfig) -> Iterator[Candidate]:
     """Yield what the model has to beat, as far as there is it."""
     start = untrained_start(subject)
     if start is not None:
         yield start
     yield random_weights(subject.source)
-    yield from (kmer_regression(subject.source, k) for k in kmers)
+    regressions = [kmer_regression(subject.source, k) for k in config.kmers]
+    regressions += [codon_regression(subject.source)] if config.codons else []
+    yield from regressions
+    yield from (forest(regression) for regression in regressions if config.forest)
 
 
 def _units(subjects: list[Candidate], config: BenchmarkConfig) -> Iterator[tuple[Candidate, int]]:
-    """Subjects and seeds of a task; a regression has no use for several seeds, unless these are bootstraps."""
+    """Subjects and seeds of a task; a regression has no use for several seeds, unless these are bootstraps, or draw a
+    random forest."""
     for subject in subjects:
-        has_seeds = config.probe or subject.kind != "k-mer regression"
+        has_seeds = config.probe or subject.kind != "k-mer regression" or subject.forest
         for seed in range(config.first_seed, config.first_seed + (config.seeds if has_seeds else 1)):
             yield subject, seed
 

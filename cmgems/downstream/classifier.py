@@ -60,7 +60,7 @@ def load_encoder(source: Source) -> Encoder:
 
 
 def load_classifier(source: Source, classes: int, dropout: float | None, seed: int) -> Any:
-    """Return the model with a new head for `classes` classes, in float32.
+    """Return the model with a new head for `classes` classes, or one for a value, in float32.
 
     `seed` draws all weights that are new. `dropout` replaces the model's own on hidden states, where it has such a
     setting.

@@ -14,14 +14,15 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from cmgems.downstream.classifier import digest, load_classifier, load_encoder
-from cmgems.downstream.confusion import draw_confusion
+from cmgems.downstream.confusion import draw_result
 from cmgems.downstream.data import TaskData
-from cmgems.downstream.features import FeatureReader
+from cmgems.downstream.features import FeatureReader, Features
 from cmgems.downstream.finetuning import ComputeConfig, Outcome, fine_tune
 from cmgems.downstream.inputs import Encoder, Rows, summarise_lengths
 from cmgems.downstream.integrity import check_integrity
+from cmgems.downstream.objectives import CLASSIFICATION, ValueRegression, value_regression
 from cmgems.downstream.pooling import MeanPooledClassifier
-from cmgems.downstream.probing import PENALTIES, probe
+from cmgems.downstream.probing import PENALTIES, Probe, probe
 from cmgems.downstream.probing import PROCEDURE as PROBE_PROCEDURE
 from cmgems.downstream.protocols import PROBE, Protocol
 from cmgems.downstream.regression import regression
@@ -35,7 +36,8 @@ from cmgems.downstream.results import (
     rewrite_result,
     write_result,
 )
-from cmgems.downstream.scores import Predictions, best_value, confusion, score
+from cmgems.downstream.ridge import FOREST, RIDGE, fit_forest, fit_ridge
+from cmgems.downstream.scores import Estimates, Predictions, best_value, confusion, score
 from cmgems.downstream.subjects import Candidate
 from cmgems.downstream.tasks import Suite, Task
 from cmgems.errors import DivergedError, UserError
@@ -73,12 +75,16 @@ class Experiment:
         """Return all that determines the numbers, by name; but for rounding, and for the processes' part in dropout."""
         identity = {"procedure": PROCEDURE, "data": _data_digest(data), "classes": str(len(self.task.classes))}
         is_probe, recipe = self.protocol is PROBE, self.task.recipe
-        if is_probe:
+        is_kmers, of_value = self.subject.kind == "k-mer regression", self.task.value is not None
+        if of_value and (is_probe or is_kmers):
+            identity |= {"regression": FOREST if self.subject.forest else f"{RIDGE}, chosen by {self.suite.metric}"}
+        elif is_probe:
             identity |= {"probe": f"{PROBE_PROCEDURE}, C of {PENALTIES}"}
         if is_probe or len(recipe.learning_rates) > 1:
             identity |= {"chosen by": self.suite.metric}
-        if self.subject.kind == "k-mer regression":
-            return identity | {"model": f"{self.subject.k}-mers"}
+        if is_kmers:
+            counted = "codons" if self.subject.codons else f"{self.subject.k}-mers"
+            return identity | {"model": f"TF-IDF of {counted}" if of_value else counted}
         if not is_probe:
             identity |= {"recipe": json.dumps(recipe.described(), sort_keys=True)}
         return identity | {
@@ -96,6 +102,7 @@ class Experiment:
             "species": task.species,
             "task_kind": task.kind,
             "classes": task.classes,
+            "value": task.value,
             "group": task.group,
             "shots": task.shots,
             "step": self.subject.step,
@@ -155,8 +162,8 @@ def existing_result(experiment: Experiment, data: TaskData, folder: Path) -> Res
 class _Scored:
     """What came of an experiment."""
 
-    test: Predictions
-    dev: Predictions | None
+    test: Predictions | Estimates
+    dev: Predictions | Estimates | None
     seconds: float
     lengths: dict[str, int] = field(default_factory=dict)
     outcome: Outcome | None = None
@@ -188,6 +195,8 @@ def run(
             raise UserError(f"{folder.parent} is not shared by all machines of the launch", every_process=True)
         if experiment.protocol is PROBE:
             scored = _probe(experiment, data, features or FeatureReader(experiment.compute))
+        elif experiment.subject.kind == "k-mer regression" and data.task.value is not None:
+            scored = _run_value_regression(experiment, data, features or FeatureReader(experiment.compute))
         elif experiment.subject.kind == "k-mer regression":
             scored = _run_regression(data, experiment.subject)
         else:
@@ -195,7 +204,7 @@ def run(
         result = _result(experiment, data, scored)
         if state.is_main_process:
             write_result(partial, result, scored.test)
-            draw_confusion(result, partial / "confusion.png")
+            draw_result(result, scored.test, partial)
     state.wait_for_everyone()
     return result
 
@@ -207,14 +216,31 @@ def _run_regression(data: TaskData, subject: Candidate) -> _Scored:
     return _Scored(test, None, time.monotonic() - began)
 
 
-def _probe(experiment: Experiment, data: TaskData, reader: FeatureReader) -> _Scored:
+def _run_value_regression(experiment: Experiment, data: TaskData, reader: FeatureReader) -> _Scored:
     began, subject = time.monotonic(), experiment.subject
+    assert subject.k is not None
+    features = reader.of_tfidf(data, subject.k, subject.codons)
+    found = _fit_values(experiment, data, features, resampled=False)
+    return _Scored(found.test, found.dev, time.monotonic() - began, choice=found.choice, probe=asdict(found.fit))
+
+
+def _fit_values(experiment: Experiment, data: TaskData, features: Features, resampled: bool) -> Probe:
+    if experiment.subject.forest:
+        return fit_forest(features.splits, data, experiment.seed, resampled)
+    return fit_ridge(features.splits, data, experiment.suite.metric, experiment.seed, resampled)
+
+
+def _probe(experiment: Experiment, data: TaskData, reader: FeatureReader) -> _Scored:
+    began, subject, of_value = time.monotonic(), experiment.subject, data.task.value is not None
     if subject.kind == "k-mer regression":
         assert subject.k is not None
-        features = reader.of_kmers(data, subject.k)
+        features = reader.of_tfidf(data, subject.k, subject.codons) if of_value else reader.of_kmers(data, subject.k)
     else:
         features = reader.of_model(subject.source, data, experiment.seed, experiment.title)
-    found = probe(features.splits, data, experiment.suite.metric, experiment.seed)
+    if of_value:
+        found = _fit_values(experiment, data, features, resampled=True)
+    else:
+        found = probe(features.splits, data, experiment.suite.metric, experiment.seed)
     known = {"layers": features.layers, **asdict(found.fit)}
     return _Scored(found.test, found.dev, time.monotonic() - began, features.lengths, choice=found.choice, probe=known)
 
@@ -224,10 +250,11 @@ def _fine_tune(experiment: Experiment, data: TaskData, partial: Path, keep_model
     state, encoder, recipe = PartialState(), load_encoder(experiment.subject.source), experiment.task.recipe
     rows = {name: Rows(split, encoder) for name, split in data.splits.items()}
     rates, metric, scores = recipe.learning_rates, experiment.suite.metric, dict[float, float | None]()
+    objective = CLASSIFICATION if data.task.value is None else value_regression(data.train.labels)
     best, seconds = None, 0.0
     for rate in rates:
         title = experiment.title + f", learning rate {rate:g}" * (len(rates) > 1)
-        model = load_classifier(experiment.subject.source, len(data.task.classes), recipe.dropout, experiment.seed)
+        model = load_classifier(experiment.subject.source, data.task.outputs, recipe.dropout, experiment.seed)
         if recipe.pooling == "mean":
             model = MeanPooledClassifier(model, encoder, experiment.subject.source.model)
         meanwhile = partial / f"checkpoints-{rate:g}"
@@ -235,6 +262,7 @@ def _fine_tune(experiment: Experiment, data: TaskData, partial: Path, keep_model
             outcome = fine_tune(
                 *(model, encoder, rows, recipe.model_copy(update={"learning_rate": rate})),
                 *(experiment.compute, experiment.seed, meanwhile, title),
+                objective=objective,
             )
         except DivergedError:
             if rate == rates[-1] and best is None:
@@ -253,6 +281,8 @@ def _fine_tune(experiment: Experiment, data: TaskData, partial: Path, keep_model
         if best is None or best_value(scores) == rate:
             best = outcome
             if keep_model and state.is_main_process:
+                if isinstance(objective, ValueRegression):
+                    model.config.update({"value_mean": objective.mean, "value_deviation": objective.deviation})
                 _save_model(model, encoder, partial / "model")
     assert best
     choice = Choice(setting="learning_rate", value=best_value(scores), by="dev", scores=scores) if scores else None
@@ -279,7 +309,7 @@ def _result(experiment: Experiment, data: TaskData, scored: _Scored) -> Result:
         resplit=data.resplit,
         metrics=score(scored.test),
         dev_metrics=score(scored.dev) if scored.dev else {},
-        confusion=confusion(scored.test),
+        confusion=confusion(scored.test) if isinstance(scored.test, Predictions) else [],
         rows={name: len(split) for name, split in data.splits.items()},
         integrity=asdict(check_integrity(data)),
         lengths=scored.lengths,

@@ -15,6 +15,7 @@ from cmgems.downstream.data import TaskData
 from cmgems.downstream.finetuning import ComputeConfig, check_precision
 from cmgems.downstream.inputs import Encoder, Rows, collate, summarise_lengths
 from cmgems.downstream.regression import kmer_shares
+from cmgems.downstream.tfidf import tfidf
 from cmgems.errors import UserError
 from cmgems.runtime.progress import ProgressLines
 
@@ -28,7 +29,7 @@ class Features:
     splits: dict[str, Values]
     """Features [rows, features] of each split, by its name."""
     layers: int
-    """Hidden states that they are taken of: the embeddings and each layer of a model; 0: they are shares of k-mers."""
+    """Hidden states that they are taken of: the embeddings and each layer of a model; 0: they are of k-mers."""
     lengths: dict[str, int]
     """How long the sequences are for the model (`cmgems.downstream.inputs.LengthSummary`); empty for k-mers."""
 
@@ -50,6 +51,10 @@ class FeatureReader:
     def of_kmers(self, data: TaskData, k: int) -> Features:
         """Return the shares of the k-mers."""
         return self._read(f"{k}-mers", data, lambda: kmer_features(data, k))
+
+    def of_tfidf(self, data: TaskData, k: int, codons: bool) -> Features:
+        """Return the TF-IDF of the k-mers, or of the codons."""
+        return self._read(f"TF-IDF, {k}, {codons}", data, lambda: Features({**tfidf(data, k, codons)}, 0, {}))
 
     def _read(self, key: Any, data: TaskData, compute: Callable[[], Features]) -> Features:
         if self._last is None or self._of is None or self._of[0] != key or self._of[1] is not data:
@@ -86,7 +91,7 @@ def model_features(source: Source, data: TaskData, machine: ComputeConfig, seed:
     """
     check_precision(machine.precision)
     encoder = load_encoder(source)
-    model = load_classifier(source, len(data.task.classes), None, seed).to(PartialState().device).eval()
+    model = load_classifier(source, data.task.outputs, None, seed).to(PartialState().device).eval()
     rows = {name: Rows(split, encoder) for name, split in data.splits.items()}
     means = {
         name: mean_hidden_states(model, encoder, split, machine, f"{title}, features of {name}", source.model)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from torch.nn.functional import cross_entropy
 from transformers import (
     EvalPrediction,
     PrinterCallback,
@@ -30,7 +29,8 @@ from transformers import (
 )
 
 from cmgems.downstream.inputs import Encoder, Rows, collate
-from cmgems.downstream.scores import Predictions, probabilities, score
+from cmgems.downstream.objectives import CLASSIFICATION, Objective
+from cmgems.downstream.scores import Estimates, Predictions, score
 from cmgems.downstream.tasks import Recipe
 from cmgems.errors import DivergedError, UserError
 from cmgems.runtime.process import world_size
@@ -54,8 +54,8 @@ class ComputeConfig:
 class Outcome:
     """What came of a fine-tuning."""
 
-    test: Predictions
-    dev: Predictions | None
+    test: Predictions | Estimates
+    dev: Predictions | Estimates | None
     best_step: int
     """Optimizer step whose weights were scored."""
     history: list[dict[str, float]]
@@ -94,12 +94,14 @@ def fine_tune(
     seed: int,
     folder: Path,
     title: str,
+    objective: Objective = CLASSIFICATION,
 ) -> Outcome:
     """Train `model` on the split `train`, and score `test`; collective.
 
     `recipe` has a single learning rate. With a split `dev` and `recipe.evaluate_every`, the weights of the highest MCC
-    on it are scored, of equal ones the earliest; else those of the last step. `folder` is for checkpoints meanwhile,
-    the same on all processes; `title` is shown with the progress. Afterwards `model` has the weights that were scored.
+    on it, or Spearman's correlation of values, are scored, of equal ones the earliest; else those of the last step.
+    `folder` is for checkpoints meanwhile, the same on all processes; `title` is shown with the progress. Afterwards
+    `model` has the weights that were scored.
 
     Raises
     ------
@@ -107,14 +109,15 @@ def fine_tune(
         If outputs are no longer finite.
     """
     began = time.monotonic()
-    arguments = _arguments(recipe, machine, seed, folder, "dev" in splits)
-    trainer = _ClassifierTrainer(
+    arguments = _arguments(recipe, machine, seed, folder, "dev" in splits, objective.best_by)
+    trainer = _WindowTrainer(
+        objective,
         model=model,
         args=arguments,
         data_collator=partial(collate, padding=encoder.padding),
         train_dataset=splits["train"],
         eval_dataset=splits.get("dev"),
-        compute_metrics=_metrics,
+        compute_metrics=partial(_metrics, objective),
         callbacks=[_Progress(title)],
     )
     # Their bars and lines are for a notebook with one training; a suite has hundreds.
@@ -132,7 +135,9 @@ def fine_tune(
     )
 
 
-def _arguments(recipe: Recipe, machine: ComputeConfig, seed: int, folder: Path, has_dev: bool) -> TrainingArguments:
+def _arguments(
+    recipe: Recipe, machine: ComputeConfig, seed: int, folder: Path, has_dev: bool, best_by: str = "mcc"
+) -> TrainingArguments:
     [learning_rate] = recipe.learning_rates
     at_once, micro_steps = _micro_batches(recipe.batch, PartialState().num_processes, machine.micro_batch)
     evaluate_every = recipe.evaluate_every if has_dev else None
@@ -158,7 +163,7 @@ def _arguments(recipe: Recipe, machine: ComputeConfig, seed: int, folder: Path, 
         save_total_limit=1,
         save_only_model=True,
         load_best_model_at_end=evaluate_every is not None,
-        metric_for_best_model="mcc",
+        metric_for_best_model=best_by,
         greater_is_better=True,
         label_names=["labels", "rows"],
         remove_unused_columns=False,
@@ -198,45 +203,51 @@ def _warmup(recipe: Recipe) -> float:
     return recipe.warmup_share if recipe.warmup_steps is None else recipe.warmup_steps  # type: ignore[return-value]
 
 
-class _ClassifierTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
+class _WindowTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
     """The Trainer, for batches in which a sequence can have several windows."""
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, objective: Objective, **settings: Any) -> None:
         super().__init__(**settings)
+        self._objective = objective
         self.model_accepts_loss_kwargs = True  # it then counts the sequences of a global batch
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Cross-entropy of the mean logits of each sequence's windows."""
+        """Loss of the mean outputs of each sequence's windows."""
         of_windows = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.float()
         row, labels = inputs["row_of_window"], inputs["labels"]
         sums = of_windows.new_zeros(len(labels), of_windows.shape[1]).index_add(0, row, of_windows)
-        logits = sums / torch.bincount(row, minlength=len(labels))[:, None]
+        outputs = sums / torch.bincount(row, minlength=len(labels))[:, None]
         # The processes' gradients are averaged: each has to count for all.
         scale = self.accelerator.num_processes / num_items_in_batch
-        loss = cross_entropy(logits, labels, reduction="sum") * scale
-        return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
+        loss = self._objective.loss(outputs, labels) * scale
+        return (loss, {"loss": loss, "logits": outputs}) if return_outputs else loss
 
-    def predictions(self, rows: Rows) -> Predictions:
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Count the sequences by their numbers: a label of -100 is none to the Trainer, but it can be a value."""
+        return super()._get_num_items_in_batch([{"labels": batch["rows"]} for batch in batch_samples], device)
+
+    def predictions(self, rows: Rows) -> Predictions | Estimates:
         """Score all rows of a split, each once; collective."""
         scored = self.predict(rows)
-        return _predictions(EvalPrediction(scored.predictions, scored.label_ids))
+        return _predictions(self._objective, EvalPrediction(scored.predictions, scored.label_ids))
 
 
-def _metrics(scored: EvalPrediction) -> dict[str, float]:
+def _metrics(objective: Objective, scored: EvalPrediction) -> dict[str, float]:
     """Return all metrics of a split, and its loss: the Trainer's own counts rows twice where processes do not divide
     them."""
-    predictions = _predictions(scored)
-    of_label = np.take_along_axis(predictions.probabilities, predictions.labels[:, None], axis=1)
-    loss = -np.log(np.maximum(of_label, np.finfo(np.float64).tiny)).mean()
-    return {**score(predictions), "mean_loss": float(loss)}
+    labels, _ = scored.label_ids
+    return {
+        **score(_predictions(objective, scored)),
+        "mean_loss": objective.mean_loss(scored.predictions, labels),
+    }
 
 
-def _predictions(scored: EvalPrediction) -> Predictions:
-    """Logits of all processes as probabilities, after a check that each row is there once and in its place."""
+def _predictions(objective: Objective, scored: EvalPrediction) -> Predictions | Estimates:
+    """Outputs of all processes as predictions, after a check that each row is there once and in its place."""
     labels, rows = scored.label_ids
     if not np.array_equal(rows, np.arange(len(rows))):
         raise RuntimeError("rows of a split were lost or scored twice")
@@ -244,7 +255,7 @@ def _predictions(scored: EvalPrediction) -> Predictions:
         raise DivergedError(
             "the fine-tuning diverged: the model's outputs are no longer finite; lower the learning rate"
         )
-    return Predictions(labels=labels.astype(np.int64), probabilities=probabilities(scored.predictions))
+    return objective.predictions(scored.predictions, labels)
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
@@ -275,7 +286,7 @@ def _history(logged: list[dict[str, Any]]) -> list[dict[str, float]]:
     for entry in logged:
         if "loss" in entry:
             history.append({name: entry[name] for name in ("step", "loss", "learning_rate")})
-        elif "eval_mcc" in entry:
+        elif "eval_mean_loss" in entry:
             metrics = {
                 f"dev/{name.removeprefix('eval_')}": value
                 for name, value in entry.items()

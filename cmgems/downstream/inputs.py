@@ -88,10 +88,10 @@ class Encoder:
 
 
 class Rows(Dataset[dict[str, Any]]):
-    """The rows of a split, encoded: for each its windows, label and number."""
+    """The rows of a split, encoded: for each its windows, label or value, and number."""
 
     def __init__(self, split: Split, encoder: Encoder) -> None:
-        self._encoder, self._labels = encoder, split.labels.tolist()
+        self._encoder, self.labels = encoder, split.labels
         self.ids = encoder.encode(split.sequences)
         empty = next((row for row, ids in enumerate(self.ids) if not len(ids)), None)
         if empty is not None:
@@ -102,7 +102,7 @@ class Rows(Dataset[dict[str, Any]]):
         return len(self.ids)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return {"windows": self._encoder.windows(self.ids[row]), "label": self._labels[row], "row": row}
+        return {"windows": self._encoder.windows(self.ids[row]), "label": self.labels[row], "row": row}
 
 
 def summarise_lengths(splits: Sequence[Rows], limit: int) -> LengthSummary:
@@ -136,7 +136,7 @@ def collate(rows: list[dict[str, Any]], padding: int) -> dict[str, torch.Tensor]
         "input_ids": torch.tensor([window + [padding] * (width - len(window)) for window in windows]),
         "attention_mask": torch.tensor([[1] * len(window) + [0] * (width - len(window)) for window in windows]),
         "row_of_window": torch.tensor([place for place, row in enumerate(rows) for _ in row["windows"]]),
-        "labels": torch.tensor([row["label"] for row in rows]),
+        "labels": torch.from_numpy(np.array([row["label"] for row in rows])),  # values in double precision
         "rows": torch.tensor([row["row"] for row in rows]),
     }
 

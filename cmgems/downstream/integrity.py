@@ -18,7 +18,7 @@ class Duplicates:
     rows: int
     """Rows that repeat the sequence of an earlier row."""
     conflicting: int
-    """Different sequences that have more than one label."""
+    """Different sequences that have more than one label, or value."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ def check_integrity(data: TaskData) -> Integrity:
     )
 
 
-def _labels_of(split: Split) -> dict[str, set[int]]:
-    """Map each sequence to all labels that it has."""
-    labels: defaultdict[str, set[int]] = defaultdict(set)
+def _labels_of(split: Split) -> dict[str, set[float]]:
+    """Map each sequence to all labels, or values, that it has."""
+    labels: defaultdict[str, set[float]] = defaultdict(set)
     for sequence, label in zip(split.sequences, split.labels.tolist(), strict=True):
         labels[sequence].add(label)
     return labels
 
 
-def _duplicates(name: str, split: Split, labels: Mapping[str, set[int]]) -> Duplicates:
+def _duplicates(name: str, split: Split, labels: Mapping[str, set[float]]) -> Duplicates:
     seen: set[str] = set()
     repeated: list[str] = []
     for sequence in split.sequences:
@@ -82,7 +82,7 @@ def _duplicates(name: str, split: Split, labels: Mapping[str, set[int]]) -> Dupl
 
 
 def _overlap(
-    first: str, second: str, labels: Mapping[str, set[int]], split: Split, other_labels: Mapping[str, set[int]]
+    first: str, second: str, labels: Mapping[str, set[float]], split: Split, other_labels: Mapping[str, set[float]]
 ) -> Overlap:
     shared = labels.keys() & other_labels.keys()
     return Overlap(

@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cmgems.downstream.data import TaskData
 from cmgems.downstream.results import Choice
-from cmgems.downstream.scores import Predictions, best_value, score
+from cmgems.downstream.scores import Estimates, Predictions, best_value, score
 from cmgems.errors import UserError
 
 PENALTIES = tuple(10.0**exponent for exponent in range(-4, 3))
@@ -53,8 +53,8 @@ class Fit:
     """Number of features."""
     solver: str
     """scikit-learn's solver."""
-    iterations: int
-    """Its iterations, from the weights of the next stronger penalty on."""
+    iterations: int | None
+    """Its iterations, from the weights of the next stronger penalty on; None: it has none."""
     converged: bool
     """Whether it stopped by itself, and not at the most iterations."""
 
@@ -63,10 +63,10 @@ class Fit:
 class Probe:
     """What came of a probe."""
 
-    test: Predictions
-    dev: Predictions | None
-    choice: Choice
-    """The chosen C, and the score of each."""
+    test: Predictions | Estimates
+    dev: Predictions | Estimates | None
+    choice: Choice | None
+    """The chosen penalty, and the score of each; None: there was nothing to choose."""
     fit: Fit
 
 

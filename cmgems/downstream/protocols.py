@@ -54,9 +54,9 @@ PROBE = Protocol(
     name="probe",
     suffix="-probe",
     title="probed",
-    about="Probing: the model stays frozen, and a regularised logistic regression is fitted to the means of its hidden "
-    "states over a sequence's tokens. Seeds are bootstraps of the training rows. Published scores are of fine-tuned "
-    "models, and do not compare.",
+    about="Probing: the model stays frozen, and a regularised logistic regression, of a value a ridge regression, is "
+    "fitted to the means of its hidden states over a sequence's tokens. Seeds are bootstraps of the training rows. "
+    "Published scores are of fine-tuned models, and do not compare.",
 )
 
 PROTOCOLS: dict[ProtocolName, Protocol] = {

@@ -200,7 +200,7 @@ def _create_child(client: MlflowClient, folder: Path, result: Result, parent: Ml
     metrics = list(_child_metrics(result, began, ended))
     for start in range(0, len(metrics), _METRICS_AT_ONCE):
         client.log_batch(run_id, metrics=metrics[start : start + _METRICS_AT_ONCE], synchronous=True)
-    for name in (RESULT, PREDICTIONS, "confusion.png"):
+    for name in (RESULT, PREDICTIONS, result.picture):
         client.log_artifact(run_id, str(folder / name))
     client.set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED), end_time=ended)
     return run_id

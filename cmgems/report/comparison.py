@@ -13,7 +13,7 @@ from cmgems.downstream.protocols import PROTOCOLS, Protocol
 from cmgems.downstream.results import Kind, Result, Score, group_score, read_results, task_scores
 from cmgems.downstream.tasks import load_suite, suite_names
 from cmgems.errors import UserError
-from cmgems.report.published import SUITE, Published, published
+from cmgems.report.published import METRICS, Published, published
 from cmgems.tracking.journal import read_contents
 
 _RANDOM: Kind = "random weights"
@@ -141,8 +141,9 @@ class Comparison:
         return sorted(ordered, key=lambda chosen: (-len(chosen), [task.name for task in chosen]))
 
     def common_tasks(self, tasks: Sequence[TaskRow]) -> list[TaskRow]:
-        """Return those of `tasks` that all models have scores of, and that the published table has if there is one."""
-        known = self.published.tasks if self.published else [task.name for task in tasks]
+        """Return those of `tasks` that all models have scores of, and that a published table with steps has."""
+        table = self.published
+        known = table.tasks if table and table.has_steps else [task.name for task in tasks]
         return [task for task in tasks if task.name in known and all(m.score(task.name) for m in self.models)]
 
 
@@ -231,7 +232,7 @@ def _compare_suite(suite: str, runs: Sequence[Run]) -> Comparison:
         _merge(c for c in columns if c.kind != "model"), key=lambda baseline: _KINDS.index(baseline.kind)
     )
     models = [column for column in columns if column.kind == "model"]
-    table = published() if suite == SUITE and metric == "mcc" else None
+    table = published(suite) if METRICS.get(suite) == metric else None
     return Comparison(suite, protocol, shipped.source if shipped else "", metric, rows, models, baselines, table)
 
 

@@ -15,7 +15,7 @@ from cmgems.downstream.results import Score
 from cmgems.report.cells import NONE
 from cmgems.report.comparison import Column, Comparison, Run, TaskRow, groups_of
 from cmgems.report.published import LONG, SHORT
-from cmgems.report.tables import column_name, families_of, group_title, metric_name, setting_name
+from cmgems.report.tables import baseline_name, column_name, families_of, group_title, metric_name, setting_name
 
 _PIXELS_PER_INCH = 96
 _SHARPNESS = 2  # pixels of the file for each that is shown
@@ -103,7 +103,7 @@ def efficiency(comparison: Comparison) -> Picture | None:
         published = " Thin lines: the highest published mean over the same tasks, of one seed."
         caption = (
             "Mean over the tasks that all models have, against steps of pretraining; bars are standard deviations over "
-            "seeds." + published * (comparison.published is not None)
+            "seeds." + published * (comparison.published is not None and comparison.published.has_steps)
         )
         return picture(f"{comparison.suite}_steps", caption, figure)
 
@@ -171,7 +171,7 @@ def _difference_panels(comparison: Comparison, tasks: Sequence[TaskRow]) -> Iter
     table = comparison.published
     scored = [task.name for task in tasks if any(model.score(task.name) for model in comparison.models)]
     names = [name for name in scored if table and name in table.tasks]
-    if table and names:
+    if table and table.has_steps and names:
         best = table.best(table.of_steps(SHORT), names)
         yield panel(
             f"minus published\n{best.label}, {SHORT // 1000}K",
@@ -217,10 +217,10 @@ def _draw_efficiency(axes: Any, comparison: Comparison, tasks: Sequence[TaskRow]
         mean = baseline.mean(tasks)
         if mean is not None:
             style = "--" if baseline.kind == "random weights" else ":"
-            label = f"{baseline.kind}" + f" ({baseline.runs[0]})" * (len(baseline.runs) < len(colours))
+            label = baseline_name(comparison, baseline) + f" ({baseline.runs[0]})" * (len(baseline.runs) < len(colours))
             axes.axhline(100 * mean.mean, color=_baseline_colour(baseline, colours), linestyle=style, label=label)
     table, names = comparison.published, [task.name for task in tasks]
-    for steps, colour in ((SHORT, "#bbbbbb"), (LONG, "#444444")) if table else ():
+    for steps, colour in ((SHORT, "#bbbbbb"), (LONG, "#444444")) if table and table.has_steps else ():
         assert table
         best = table.best(table.of_steps(steps), names)
         label = f"published, best of {steps // 1000}K steps"
@@ -240,7 +240,8 @@ def _draw_settings(axes: Any, comparison: Comparison, tasks: Sequence[TaskRow]) 
         points = [(place + offset, column.score(task.name)) for place, task in enumerate(tasks)]
         colour = colours[column.runs[0]] if is_model else _baseline_colour(column, colours)
         style = "-" if is_model else "--" if column.kind == "random weights" else ":"
-        label = column_name(column) if is_model or len(column.runs) < len(colours) else column.kind
+        own = is_model or len(column.runs) < len(colours)
+        label = column_name(column) if own else baseline_name(comparison, column)
         _draw_scores(axes, points, label=label, color=colour, linestyle=style, marker=markers[id(column)])
     axes.set_xticks(range(len(tasks)), [setting_name(task) for task in tasks])
     axes.margins(x=0.1)

@@ -18,7 +18,6 @@ from cmgems.report import figures, tables
 from cmgems.report.cells import Table
 from cmgems.report.comparison import Comparison, Run, compare, read_runs
 from cmgems.report.figures import Picture
-from cmgems.report.published import SOURCE
 from cmgems.runtime.files import atomic_file
 
 PAGE = "report.html"
@@ -165,7 +164,7 @@ def _about(comparison: Comparison) -> list[str]:
     source = comparison.source or (
         "A suite that does not ship with cmgems: tasks without any result are not known here, nor shown."
     )
-    published = [f"Published scores: {SOURCE}."] if comparison.published else []
+    published = [f"Published scores: {comparison.published.source}."] if comparison.published else []
     return [source, comparison.protocol.about, *published]
 
 

@@ -32,6 +32,12 @@ def column_name(column: Column) -> str:
     return f"{' and '.join(column.runs)}, {own}"
 
 
+def baseline_name(comparison: Comparison, baseline: Column) -> str:
+    """Name of a baseline without its runs: its kind, or what sets it apart from others of its kind."""
+    labels = {other.label for other in comparison.baselines if other.kind == baseline.kind}
+    return baseline.kind if len(labels) == 1 else baseline.label
+
+
 def score_table(comparison: Comparison) -> Table:
     """Return all tasks by group, each group with its means."""
     rows: list[Row] = []
@@ -61,9 +67,9 @@ def kind_table(comparison: Comparison) -> Table:
 
 def share_table(comparison: Comparison) -> Table | None:
     """Return the means as shares of the best published one after long pretraining; None if nothing published has these
-    tasks."""
+    tasks, or tells its pretraining."""
     table = comparison.published
-    if table is None:
+    if table is None or not table.has_steps:
         return None
     groups = {group_title(group): tasks for group, tasks in groups_of(comparison.tasks).items() if group is not None}
     rows = []
@@ -118,7 +124,7 @@ def integrity_table(comparisons: Sequence[Comparison]) -> Table:
         Heading("Rows", ["train", "dev", "test"], ""),
         Heading("Rows that repeat one of their split", ["train", "dev", "test"], ""),
         Heading("Rows that occur in another split too", ["dev, in train", "test, in train", "test, in dev"], ""),
-        Heading("Sequences with several labels", ["in a split", "across splits"], ""),
+        Heading("Sequences with several labels or values", ["in a split", "across splits"], ""),
         Heading("Nucleotides", ["ambiguous"], ""),
         Heading("Sequences", ["longer than the input"], ""),
     ]
@@ -182,7 +188,14 @@ def metric_name(comparison: Comparison) -> str:
 
 def metric_title(metric: str) -> str:
     """Name of a metric for readers, with its unit."""
-    names = {"mcc": "MCC × 100", "accuracy": "accuracy in %", "f1": "F1 (mean over classes) × 100"}
+    names = {
+        "mcc": "MCC × 100",
+        "accuracy": "accuracy in %",
+        "f1": "F1 (mean over classes) × 100",
+        "spearman": "Spearman's ρ × 100",
+        "pearson": "Pearson's r × 100",
+        "r2": "R² × 100",
+    }
     return names.get(metric, f"{metric} × 100")
 
 
@@ -202,7 +215,8 @@ def _own_headings(comparison: Comparison) -> list[Heading]:
             headings.append(Heading(run, [column.label], "models"))
     runs = {run for column in comparison.columns for run in column.runs}
     names = [
-        baseline.kind if len(baseline.runs) == len(runs) else f"{baseline.kind}: {' and '.join(baseline.runs)}"
+        baseline_name(comparison, baseline)
+        + ("" if len(baseline.runs) == len(runs) else f": {' and '.join(baseline.runs)}")
         for baseline in comparison.baselines
     ]
     return headings + ([Heading("Baselines", names, "baselines")] if names else [])
@@ -212,7 +226,7 @@ def _headings(comparison: Comparison) -> list[Heading]:
     if comparison.published is None:
         return _own_headings(comparison)
     short, longer = _published_parts(comparison)
-    parts = [Heading("Published baselines, longer pretraining", [_published_name(m) for m in longer], "published")]
+    parts = [Heading(comparison.published.heading, [_published_name(m) for m in longer], "published")]
     for architecture, models in groupby(short, key=lambda model: model.label.split()[0]):
         names = [model.label.removeprefix(architecture).strip() for model in models]
         parts.append(Heading(f"Published, {architecture}, {SHORT // 1000}K steps", names, "published"))
@@ -272,7 +286,7 @@ def _published_cells(comparison: Comparison, tasks: Sequence[TaskRow]) -> list[C
         return [Cell(NONE) for _ in table.models]
     short, longer = _published_parts(comparison)
     values = [table.mean(model, names) for model in longer + short]
-    return [Cell(f"{value:.2f}", value=value) for value in values]
+    return [Cell(f"{value:.{table.decimals}f}", value=value) for value in values]
 
 
 def _with_best(comparison: Comparison, cells: list[Cell]) -> list[Cell]:

@@ -114,9 +114,14 @@ def _scoring(study: Study) -> dict[str, str]:
     """Return fingerprints of how each score, and the bits, are computed."""
     described: dict[str, Any] = {}
     for name, score in study.config.scores.items():
-        tasks = load_suite(study.beside(score.suite)).choose(score.tasks)
+        suite = load_suite(study.beside(score.suite))
+        if suite.is_of_values:
+            raise UserError(
+                f"{study.path}: scores.{name}: tasks of suite {suite.name} have a value; studies take classes only"
+            )
+        tasks = suite.choose(score.tasks)
         own = score.model_dump(mode="json", exclude=_NOT_OF_SCORES)
-        described[name] = [own, [task.model_dump(mode="json") for task in tasks]]
+        described[name] = [own, [task.described() for task in tasks]]
     if study.config.bits is not None:
         described["bits"] = study.config.bits.model_dump(mode="json", exclude=_NOT_OF_SCORES)
     return {name: sha256(json.dumps(d, sort_keys=True).encode()).hexdigest()[:16] for name, d in described.items()}

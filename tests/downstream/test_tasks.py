@@ -36,8 +36,9 @@ def write_suite(tmp_path):
 
 
 def test_the_suites_that_ship():
-    assert suite_names() == ["demo", "fewshot", "gue", "yeast"]
+    assert suite_names() == ["codon", "demo", "fewshot", "gue", "yeast"]
     assert {name: len(load_suite(name).tasks) for name in suite_names()} == {
+        "codon": 13,
         "demo": 1,
         "fewshot": 25,
         "gue": 28,
@@ -107,7 +108,7 @@ def test_a_users_own_tasks_are_a_file(write_suite):
 def test_an_unknown_task_or_suite_is_an_error_that_lists_what_there_is(write_suite):
     with pytest.raises(UserError, match="has no task kidney; its tasks: enhancers/liver, enhancers/heart"):
         load_suite(write_suite(OWN)).choose(["kidney"])
-    with pytest.raises(UserError, match=r"blue: no such file, nor a suite of that name\. Suites: demo, fewshot, gue"):
+    with pytest.raises(UserError, match=r"blue: no such file, .* Suites: codon, demo, fewshot, gue"):
         load_suite("blue")
 
 

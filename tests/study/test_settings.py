@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from cmgems.errors import UserError
-from cmgems.study.cells import cells
+from cmgems.study.cells import cells, open_record
 from cmgems.study.settings import load_study
 from tests.training.launching import REPOSITORY
 
@@ -62,6 +62,14 @@ def test_what_is_wrong_is_named(study_file, change_to, message):
     change(study_file, **change_to)
     with pytest.raises(UserError, match=message):
         load_study(study_file)
+
+
+def test_a_score_of_values_is_refused(study_file):
+    scores = yaml.safe_load(study_file.read_text())["scores"]
+    change(study_file, scores=scores | {"probe": scores["probe"] | {"suite": "codon"}})
+    study = load_study(study_file)
+    with pytest.raises(UserError, match=r"scores\.probe: tasks of suite codon have a value; studies take classes only"):
+        open_record(study, cells(study)[0])
 
 
 def test_an_invalid_setting_of_an_arm_is_named_with_the_arm(study_file):
