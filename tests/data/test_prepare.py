@@ -7,8 +7,10 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -370,11 +372,21 @@ print(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc, which is Linux's")
-def test_memory_does_not_grow_with_the_genome(tmp_path):
+@pytest.mark.parametrize("packed", ["plain", "gzip", "zip"])
+def test_memory_does_not_grow_with_the_genome(tmp_path, packed):
     peaks = {}
-    for megabases in (5, 40):
+    few, many = (5, 40) if packed == "plain" else (5, 25)
+    for megabases in (few, many):
         source = write_fasta(tmp_path / f"genome{megabases}.fa", chr1=random_bases(megabases * 1_000_000, seed=1))
+        if packed == "gzip":
+            with Path(source).open("rb") as file, gzip.open(source + ".gz", "wb", compresslevel=1) as to:
+                shutil.copyfileobj(file, to)
+            source += ".gz"
+        elif packed == "zip":
+            with zipfile.ZipFile(source + ".zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+                archive.write(source, "chr1.fa")
+            source += ".zip"
         arguments = [sys.executable, "-c", PREPARE_AND_PRINT_PEAK, source, str(tmp_path / str(megabases))]
         peaks[megabases] = int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
     print(f"peak memory in MiB by megabases: {peaks}")
-    assert peaks[40] - peaks[5] < 15
+    assert peaks[many] - peaks[few] < 15

@@ -80,9 +80,14 @@ class Command:
         if self._folder is None:
             return
         done = self._run(self._arguments)
-        if done.returncode:
+        if done.returncode and not self._was_complete(done):
+            self.forget()
             raise LostError(f"exit code {done.returncode} at the end\n{done.stderr[-3000:]}")
         self.check_end()
+
+    def _was_complete(self, done):
+        """Whether the last signal came when all was done, but for the end of the process."""
+        return "corpus: exists already" in done.stderr
 
     def forget(self):
         """Begin anew with the next fault."""

@@ -344,9 +344,20 @@ def kill_server(run, random, server):
     attempt = reach_a_moment(run, random)
     server.kill()
     try:
-        return goes_on(run, attempt, random)
+        return goes_on_or_does_not_begin(run, attempt, random)
     finally:
         server.start()
+
+
+def goes_on_or_does_not_begin(run, attempt, random):
+    """As `goes_on`; a run that is new needs the server, without which it is refused."""
+    is_new = run.mlflow_run() is None
+    try:
+        return goes_on(run, attempt, random)
+    except LostError:
+        if not (is_new and attempt.step == 0 and "error: tracking.uri http" in attempt.output):
+            raise
+        return Tried(REFUSED)
 
 
 def suspend_server(run, random, server):
@@ -379,7 +390,7 @@ def answer_with(status, body):
         server.kill()
         other = _serve(server.port, Answer)
         try:
-            return goes_on(run, attempt, random)
+            return goes_on_or_does_not_begin(run, attempt, random)
         finally:
             other.shutdown()
             other.server_close()

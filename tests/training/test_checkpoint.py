@@ -456,6 +456,7 @@ def test_what_others_have_put_among_the_staging_folders_is_left_alone(tmp_path, 
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
+@pytest.mark.slow
 def test_the_umask_decides_who_can_read_a_checkpoint_and_a_model(run, tmp_path, umask):
     before = os.umask(umask)
     try:
