@@ -6,10 +6,12 @@ got it, save a checkpoint and stop. Everywhere else, and at a second SIGINT or S
 """
 
 import ctypes
+import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -22,6 +24,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 ECHO = 5.0
 """Seconds in which a second signal counts as the first: schedulers and terminals signal all processes of a job, and
 launchers pass it on."""
+
+_MOMENT = 0.1  # seconds
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
@@ -37,13 +41,17 @@ SAME_COMMAND = "what is complete is kept; run the same command again"
 def stopping_on_signals(hint: str = RESUME) -> Iterator[None]:
     """While this lasts, a signal ends the program by the exception `Interrupted`, so that whatever is open gets closed;
     its message ends with the hint."""
-    before = {number: signal.signal(number, partial(_stop, hint=hint)) for number in SIGNALS}
+    stop = partial(_stop, hint=hint)
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    hook = sys.unraisablehook
+    sys.unraisablehook = partial(_deliver_again, stop=stop, hook=hook)
     if started_by_torchrun():
         # A launcher that dies, as of SIGUSR1, leaves its processes running, which would keep their GPUs for ever.
         end_with_parent()
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -66,6 +74,23 @@ def _stop(number: int, frame: FrameType | None, hint: str = RESUME) -> None:
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     raise Interrupted(f"stopped by {signal.Signals(number).name}; {hint}")
+
+
+def _deliver_again(
+    ignored: "sys.UnraisableHookArgs",
+    stop: Callable[[int, FrameType | None], None],
+    hook: Callable[["sys.UnraisableHookArgs"], None],
+) -> None:
+    """Where the interpreter has ignored the exception of a signal, which it does in finalizers and while it forks,
+    deliver the signal again a moment later."""
+    if not isinstance(ignored.exc_value, Interrupted):
+        hook(ignored)
+        return
+    for number in SIGNALS:
+        signal.signal(number, stop)
+    again = threading.Timer(_MOMENT, os.kill, (os.getpid(), signal.SIGTERM))
+    again.daemon = True
+    again.start()
 
 
 class StopRequest:

@@ -186,7 +186,7 @@ def benchmark(model, data, suite, environment):
 
     def result(folder):
         found = {}
-        for path in sorted(folder.rglob("result.json")):
+        for path in sorted((folder / "run").rglob("result.json")):
             content = json.loads(path.read_text())
             found[str(path.relative_to(folder))] = {
                 key: content[key] for key in ("metrics", "dev_metrics", "confusion")

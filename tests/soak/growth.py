@@ -3,7 +3,8 @@
     python -m tests.soak.growth [--steps 5000] [--folder FOLDER]
 
 A small run on two processes with an evaluation and a checkpoint every 25 steps, which logs every step. For each rank
-the slope over the steps after a warm-up, by least squares over means of 250 steps, with its standard error.
+the slope over the steps after a warm-up, by least squares over means of 250 steps, with its standard error. With
+--folder the samples are kept there, in rank-R.csv.
 """
 
 import argparse
@@ -69,6 +70,7 @@ def main():
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="growth-"))
     folder.mkdir(parents=True, exist_ok=True)
     for rank, samples in enumerate(measure(folder, arguments.steps)):
+        np.savetxt(folder / f"rank-{rank}.csv", samples, "%.3f", ",", header="step," + ",".join(MEASURES), comments="")
         kept = samples[samples[:, 0] > WARM_UP * arguments.steps]
         for column, name in enumerate(MEASURES, 1):
             growth, error = slope(kept[:, 0], kept[:, column])
