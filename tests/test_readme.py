@@ -134,7 +134,7 @@ def check_downstream(folder):
         (folder / "GUE" / task).mkdir(parents=True)
         for split in ("train", "dev", "test"):
             (folder / "GUE" / task / f"{split}.csv").write_text(rows)
-    finetune, benchmark, report, probe, tuned, pooled = (
+    finetune, benchmark, report, probe, tuned, pooled, values, probed_values = (
         command.replace("step-00010000", "step-00000003") for command in commands(DOWNSTREAM)
     )
     assert "tf/0, step-00000003, seed 42, scored: mcc" in run(finetune, folder)
@@ -144,10 +144,24 @@ def check_downstream(folder):
     for command, suite in ((probe, "gue-probe"), (tuned, "gue-tuned"), (pooled, "gue-pooled")):
         assert f"suite {suite}: 2 scores to compute" in run(f"{command} --seeds 1 --no-baselines", folder)
         assert len(list((folder / "runs/logo-cm-gems-15/1/downstream" / suite).rglob("result.json"))) == 2
+    check_values(values, probed_values, folder)
     assert run(report, folder).strip() == "runs/logo-cm-gems-15/1/report/report.html"
     page = (folder / "runs/logo-cm-gems-15/1/report/report.html").read_text()
     assert "tf/0" in page
     assert "Suite gue, probed" in page
+
+
+def check_values(values, probed_values, folder):
+    """The commands for measured values, on one task of a few rows."""
+    splits = ("train", "val", "test")
+    rows = [f"{'ACGU' * (10 + i)}{'GA'[i % 2] * 9},{i / 7},{split}" for i in range(12) for split in splits]
+    (folder / "codon").mkdir()
+    (folder / "codon/mRFP_Expression.csv").write_text("\n".join(["Sequence,Value,Split", *rows]) + "\n")
+    for command, suite in ((values, "codon"), (f"{probed_values} --tasks mRFP", "codon-probe")):
+        run(f"{command} --seeds 1", folder)
+        results = list((folder / "runs/logo-cm-gems-15/1/downstream" / suite).rglob("result.json"))
+        assert any("codon-regression" in str(path) for path in results)
+        assert any("step-00000003" in str(path) for path in results)
 
 
 def check_ui(command, folder):

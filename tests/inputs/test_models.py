@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cmgems.config.schema import ModelConfig
+from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import build_tokenizer
 from cmgems.downstream.classifier import Source, digest, load_classifier, load_encoder
 from cmgems.errors import UserError
@@ -57,8 +58,8 @@ def initialize_from(folder):
     """Load all that a run takes from the model that it begins with."""
     size = {"hidden": 32, "layers": 2, "heads": 2, "intermediate": 64, "max_positions": 64}
     config = ModelConfig(init_from=str(folder), **size)
-    check_init_from(config, k=3)
-    return build_model(config, 3, 0, torch.device("cpu"))
+    check_init_from(config, Tokenization(3))
+    return build_model(config, Tokenization(3), 0, torch.device("cpu"))
 
 
 def test_a_run_begins_with_the_sound_one(sound):

@@ -10,6 +10,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from cmgems.cli import main
 from cmgems.data.corpus import load_corpus
+from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import count_kmers
 from cmgems.errors import UserError
 from tests.training.conftest import TINY
@@ -47,8 +48,8 @@ def recipe(tmp_path, tiny_genome, kind):
 def test_a_run_over_other_tokens(run, recipe, tmp_path, kind):
     finished = run("--config", str(recipe))
     corpus, (tokens, word) = load_corpus(tmp_path / "corpus"), KINDS[kind]
-    config = corpus.manifest["config"]
-    assert (config["tokens"], config["word"]) == (tokens, word)
+    config = PrepareConfig.model_validate(corpus.manifest["config"])
+    assert (config.tokens, config.word) == (tokens, word)
     stride = corpus.tokens.stride
     sequences = corpus.train["sequence"]
     assert (corpus.word_counts == count_kmers(sequences, word, stride)).all()
@@ -65,6 +66,7 @@ def test_a_run_over_other_tokens(run, recipe, tmp_path, kind):
     assert model.config.vocab_size == len(tokenizer) == 5 + 4**corpus.k
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_bit_for_bit(run, recipe, tmp_path):
     whole = history_of(run("--config", str(recipe)), "train/loss")
     as_killed_after_step_8(tmp_path / "run")
