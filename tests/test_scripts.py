@@ -10,14 +10,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 REPOSITORY = Path(__file__).parents[1]
 NAMES = [
-    "a b;$(touch PWNED)",
-    """'"q*\\""",
-    "--help",
-    "50%N",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("a b;$(touch PWNED)", "'\"q*\\", "--help", "50%N")),
     *(
         pytest.param(name, marks=pytest.mark.matrix)
         for name in ("a b", "$(touch PWNED)", "`touch PWNED`", ";touch PWNED", '"q"', "'q'", "*", "-x", "a\\b", "ä")

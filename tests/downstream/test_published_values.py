@@ -14,7 +14,7 @@ from cmgems.report.published import published
 TASKS = {task.name: task for task in load_suite("codon").tasks}
 FOLDS = {table: [f"{table}/{fold}" for fold in range(1, 6)] for table in ("transcripts", "proteins")}
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.matrix
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,10 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=[pytest.param(kind, marks=() if kind == "codon" else pytest.mark.slow) for kind in KINDS])
+TIERS = {"codon": (), "nucleotide": pytest.mark.slow}
+
+
+@pytest.fixture(params=[pytest.param(kind, marks=TIERS.get(kind, pytest.mark.matrix)) for kind in KINDS])
 def kind(request):
     return request.param
 
@@ -66,7 +69,11 @@ def test_a_run_over_other_tokens(run, recipe, tmp_path, kind):
     assert model.config.vocab_size == len(tokenizer) == 5 + 4**corpus.k
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.slow if kind == "codon" else pytest.mark.matrix) for kind in KINDS],
+    indirect=True,
+)
 def test_a_run_that_was_killed_goes_on_bit_for_bit(run, recipe, tmp_path):
     whole = history_of(run("--config", str(recipe)), "train/loss")
     as_killed_after_step_8(tmp_path / "run")
