@@ -332,6 +332,7 @@ def test_what_a_killed_run_has_staged_beside_its_checkpoints_on_another_machine_
     assert names(tmp_path / "run/checkpoints") == ["step-00000008", "step-00000012"]
 
 
+@pytest.mark.slow
 def test_storage_that_does_not_answer_ends_the_run_and_is_no_mistake(run, tmp_path, monkeypatch):
     move, let_go = checkpoint._move_files, threading.Event()
     monkeypatch.setattr(checkpoint, "_move_files", lambda *arguments: let_go.wait(60) and move(*arguments))
