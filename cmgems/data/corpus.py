@@ -45,6 +45,8 @@ class Corpus:
     """The folder."""
     manifest: dict[str, Any]
     """What `prepare_corpus` returned."""
+    tokens: Tokenization
+    """Which nucleotides a token covers."""
     train: datasets.Dataset
     """Training windows, in the order of the genome."""
     validation: datasets.Dataset
@@ -53,11 +55,6 @@ class Corpus:
     """Occurrences of the tokens in the training windows, int64 [4**k]; entry i is for the token id i + 5."""
     word_counts: npt.NDArray[np.int64]
     """Occurrences of the words that begin where tokens do, int64 [4**word]."""
-
-    @property
-    def tokens(self) -> Tokenization:
-        """Which nucleotides a token covers."""
-        return PrepareConfig.model_validate(self.manifest["config"]).tokenization
 
     @property
     def k(self) -> int:
@@ -96,7 +93,7 @@ def load_corpus(path: Path) -> Corpus:
     ):
         if found != expected:
             raise UserError(f"{path}: {what}: {found:,} instead of {expected:,}; prepare the corpus again")
-    return Corpus(path, manifest, train, validation, counts, word_counts)
+    return Corpus(path, manifest, tokens, train, validation, counts, word_counts)
 
 
 def verify_corpus(path: Path) -> Corpus:

@@ -100,7 +100,3 @@ class Tokenization:
         """The tokens that contain the middle block of the word that begins at a token."""
         middle = self.word_blocks // 2
         return range(middle - self.token_blocks + 1, middle + 1)
-
-
-OVERLAPPING_6MERS = Tokenization()
-"""Those of DNABERT, and of the published curriculum."""

@@ -197,11 +197,13 @@ def count_kmers(sequences: Iterable[str], k: int, stride: int = 1) -> npt.NDArra
 
 
 def _count_with_stride(sequences: Iterable[str], k: int, stride: int) -> npt.NDArray[np.int64]:
-    counts = np.zeros(4**k + 1, dtype=np.int64)
-    for sequence in sequences:
-        ids = encode(sequence, k, stride) - len(SPECIAL_TOKENS)
-        counts += np.bincount(np.where(ids < 0, 4**k, ids), minlength=4**k + 1)
-    return counts[:-1]
+    counts = np.zeros(4**k, dtype=np.int64)
+    # With the one that is put between two sequences, so many N that each begins at a multiple of the stride.
+    in_frame = (sequence + "N" * (-(len(sequence) + 1) % stride) for sequence in sequences)
+    for text in digit_batches(in_frame):
+        ids = _encode_digits(np.frombuffer(text, dtype=np.uint8)[None], k)[0, ::stride]
+        counts += np.bincount(ids[ids != UNK] - len(SPECIAL_TOKENS), minlength=4**k)
+    return counts
 
 
 def digit_batches(sequences: Iterable[str]) -> Iterator[bytes]:
