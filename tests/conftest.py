@@ -13,6 +13,7 @@ from cmgems.data.settings import PrepareConfig
 from cmgems.downstream.tasks import Task
 from cmgems.runtime.logging import configure_logging
 from tests.support.container import Image, require_buildah
+from tests.support.mlflow_server import Server
 from tests.support.slurm_cluster import Cluster, require_slurm
 
 SHARED_DATA = Path(os.environ.get("CMGEMS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -42,6 +43,15 @@ def image(tmp_path_factory):
     require_buildah()
     with Image(tmp_path_factory.mktemp("image")) as built:
         yield built
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """An MLflow server, for the tests of a module."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -80,12 +80,12 @@ def sleep_while_alive(attempt, seconds):
         time.sleep(0.05)
 
 
-def after(attempt: Attempt, run: Run, may_go_on=False) -> Tried:
+def after(attempt: Attempt, run: Run) -> Tried:
     """Wait until a launch that a fault has hit has ended, and compare what it did."""
     began = time.monotonic()
     code = attempt.wait()
     run.check(attempt)
-    if code == 0 and not (may_go_on or run.model.exists()):
+    if code == 0 and not run.model.exists():
         raise LostError(f"exit code 0 before the end\n{attempt.output[-2000:]}")
     return Tried(ENDED if code else WENT_ON, time.monotonic() - began)
 
@@ -246,7 +246,7 @@ def lose_corpus(run, random):
     with resting(run) as before:
         away = run.corpus.with_name("away")
         run.corpus.rename(away)
-        tried = refused(run, launched_aside(run), before=before)
+        tried = refused(run, run.start(), before=before)
         away.rename(run.corpus)
     return tried
 
@@ -257,7 +257,7 @@ def change_corpus(run, random):
         file = random.choice([*sorted((run.corpus / "train").glob("*.arrow")), run.corpus / COUNTS])
         content = file.read_bytes()
         flip(file, random)
-        tried = refused(run, launched_aside(run), before=before)
+        tried = refused(run, run.start(), before=before)
         file.write_bytes(content)
     return tried
 
@@ -268,7 +268,7 @@ def change_settings(run, random):
     with resting(run) as before:
         if not before:  # without a checkpoint it would be a new run
             return None
-        return refused(run, launched_aside(run, *changed), before=before)
+        return refused(run, run.start(*changed), before=before)
 
 
 @contextmanager
@@ -276,11 +276,6 @@ def resting(run):
     """The run is not at work while this lasts; gives the state of its checkpoints."""
     run.stop()
     yield run.state()
-
-
-def launched_aside(run, *settings):
-    """A launch that is not one of the run's: it must not train."""
-    return run.start(*settings)
 
 
 def resume_twice(run, random):

@@ -24,7 +24,6 @@ from cmgems.tracking import client, outbox
 from cmgems.tracking import run as tracking
 from cmgems.tracking.journal import Journal
 from cmgems.tracking.run import RunToTrack
-from tests.support.mlflow_server import Server
 
 NOWHERE = "http://127.0.0.1:9"
 EVALUATIONS = [{"step": 4, "stage": "span", "perplexity": {"span": 9.0, "stage": 9.0}}]
@@ -601,14 +600,6 @@ def test_sync_gives_a_killed_run_no_status(broken_off, folder, database):
     journal.write_text("".join(lines))
     outbox.sync(folder)
     assert get(database, broken_off).info.status == "RUNNING"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.kill()
 
 
 @pytest.mark.slow

@@ -11,18 +11,9 @@ from cmgems.downstream.publish import find_parent
 from cmgems.errors import UnavailableError
 from cmgems.pretrain import pretrain
 from cmgems.tracking.outbox import sync
-from tests.support.mlflow_server import Server
 from tests.training.launching import forget_accelerator
 
 PASSWORD = "s3cret-word"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.kill()
 
 
 @pytest.mark.slow
