@@ -10,10 +10,10 @@ Alain & Bengio, Understanding intermediate layers using linear classifier probes
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -98,14 +98,42 @@ def probe(features: Mapping[str, npt.NDArray[np.floating]], data: TaskData, metr
         choice = _cross_validate(features["train"], labels, classes, metric, seed)
         [regression] = _regressions(*training, [choice.value])
         return Probe(regression.predict(features["test"], data.test.labels), None, choice, regression.fit)
+    return best_on_dev(_regressions(*training, PENALTIES), features, data, metric, "C")
+
+
+class Fitted(Protocol):
+    """A regression that was fitted with a penalty."""
+
+    @property
+    def penalty(self) -> float:
+        """The penalty, as scikit-learn's parameter."""
+
+    @property
+    def fit(self) -> Fit:
+        """How it was fitted."""
+
+    def predict(self, features: npt.NDArray[np.floating], labels: npt.NDArray[Any]) -> Predictions | Estimates:
+        """Return what it predicts from features [rows, features], beside the true labels or values [rows]."""
+
+
+def best_on_dev(
+    fitted: Iterable[Fitted],
+    features: Mapping[str, npt.NDArray[np.floating]],
+    data: TaskData,
+    metric: str,
+    setting: str,
+) -> Probe:
+    """Choose the regression with the best metric on the split `dev`, of equally good ones the first, and score it;
+    `setting` is scikit-learn's name of the penalty."""
+    assert data.dev is not None
     scores: dict[float, float | None] = {}
-    for tried in _regressions(*training, PENALTIES):
+    for tried in fitted:
         of_dev = tried.predict(features["dev"], data.dev.labels)
         scores[tried.penalty] = score(of_dev)[metric]
         if best_value(scores) == tried.penalty:
-            regression, dev = tried, of_dev
-    choice = Choice(setting="C", value=regression.penalty, by="dev", scores=scores)
-    return Probe(regression.predict(features["test"], data.test.labels), dev, choice, regression.fit)
+            best, dev = tried, of_dev
+    choice = Choice(setting=setting, value=best.penalty, by="dev", scores=scores)
+    return Probe(best.predict(features["test"], data.test.labels), dev, choice, best.fit)
 
 
 def bootstrap(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:

@@ -15,7 +15,7 @@ from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler
 
 from cmgems.downstream.data import TaskData
-from cmgems.downstream.probing import FOLDS, Fit, Probe, bootstrap
+from cmgems.downstream.probing import FOLDS, Fit, Probe, best_on_dev, bootstrap
 from cmgems.downstream.results import Choice
 from cmgems.downstream.scores import Estimates, best_value, score
 from cmgems.errors import UserError
@@ -64,14 +64,7 @@ def fit_ridge(features: Mapping[str, Values], data: TaskData, metric: str, seed:
         choice = _cross_validate(features["train"], values, metric, seed)
         [ridge] = _ridges(*training, [choice.value])
         return Probe(ridge.predict(features["test"], data.test.labels), None, choice, ridge.fit)
-    scores: dict[float, float | None] = {}
-    for tried in _ridges(*training, PENALTIES):
-        of_dev = tried.predict(features["dev"], data.dev.labels)
-        scores[tried.penalty] = score(of_dev)[metric]
-        if best_value(scores) == tried.penalty:
-            ridge, dev = tried, of_dev
-    choice = Choice(setting="alpha", value=ridge.penalty, by="dev", scores=scores)
-    return Probe(ridge.predict(features["test"], data.test.labels), dev, choice, ridge.fit)
+    return best_on_dev(_ridges(*training, PENALTIES), features, data, metric, "alpha")
 
 
 def fit_forest(features: Mapping[str, Values], data: TaskData, seed: int, resampled: bool) -> Probe:
