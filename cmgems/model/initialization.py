@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import BertForMaskedLM
 
 from cmgems.config.schema import ModelConfig
+from cmgems.data.alphabet import BASES
 from cmgems.data.tokenization import Tokenization
-from cmgems.data.tokenizer import BASES, SPECIAL_TOKENS, kmer_digits
+from cmgems.data.tokenizer import SPECIAL_TOKENS, kmer_digits
 
 SHORTEST_WAVE = 4.0
 """Period of the fastest sinusoid, in tokens; that of the slowest is twice the longest input."""

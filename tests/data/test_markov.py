@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from cmgems.data.alphabet import BASES
 from cmgems.data.genomes import read_bases
 from cmgems.data.markov import MarkovChains, fit_chains
 from cmgems.data.markov_scores import score_hidden_bases, summarize_baselines
-from cmgems.data.tokenizer import BASES, NO_BASE, encode_batch
+from cmgems.data.tokenizer import NO_BASE, encode_batch
 from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.masker import FIRST_KMER, Masker
 from cmgems.masking.npmi import human_counts, npmi_from_counts

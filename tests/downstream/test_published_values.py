@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cmgems.downstream.clusters import clusters_of
+from cmgems.data.clusters import clusters_of
 from cmgems.downstream.data import read_task
 from cmgems.downstream.ridge import fit_forest, fit_ridge
 from cmgems.downstream.scores import score

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from cmgems.config.schema import ModelConfig
+from cmgems.data.alphabet import BASES
 from cmgems.data.tokenization import Tokenization
-from cmgems.data.tokenizer import BASES, SPECIAL_TOKENS, encode_batch, vocabulary
+from cmgems.data.tokenizer import SPECIAL_TOKENS, encode_batch, vocabulary
 from cmgems.model.bert import build_model
 from cmgems.model.initialization import composed_embeddings, neighbour_offsets, sinusoids
 

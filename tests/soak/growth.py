@@ -1,6 +1,6 @@
 """Measure whether memory, open files and threads of a run grow with its steps:
 
-    python -m tests.soak.growth [--steps 5000] [--folder FOLDER]
+    python -m tests.soak.growth [--steps 5000] [--evaluations 25] [--checkpoints 25] [--folder FOLDER]
 
 A small run on two processes with an evaluation and a checkpoint every 25 steps, which logs every step. For each rank
 the slope over the steps after a warm-up, by least squares over means of 250 steps, with its standard error. With
@@ -18,7 +18,6 @@ import psutil
 
 from tests.soak.subject import RECIPE, Run, make_corpus
 
-EVERY = 25
 BLOCK = 250
 """Steps of a mean."""
 
@@ -29,13 +28,13 @@ MEASURES = {"memory, MiB": lambda p: p.memory_full_info().uss / 2**20, "files": 
 MEASURES["threads"] = lambda p: p.num_threads()
 
 
-def measure(folder, steps):
+def measure(folder, steps, evaluations, checkpoints):
     """Run, and return for each rank its samples: float64 [samples, 1 + measures], the step first."""
     run = Run(folder, make_corpus(folder), f"sqlite:///{folder}/mlflow.db", "zero2", {})
     run.recipe |= {
         "training": {**RECIPE["training"], "steps": steps},
-        "evaluation": {**RECIPE["evaluation"], "every": EVERY},
-        "checkpoint": {"every": EVERY, "keep": 2},
+        "evaluation": {**RECIPE["evaluation"], "every": evaluations},
+        "checkpoint": {"every": checkpoints, "keep": 2},
     }
     attempt = run.running()
     samples = [[], []]
@@ -65,11 +64,14 @@ def main():
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=5000, help="optimizer steps (default: 5000)")
+    parser.add_argument("--evaluations", type=int, default=25, help="steps between evaluations (default: 25)")
+    parser.add_argument("--checkpoints", type=int, default=25, help="steps between checkpoints (default: 25)")
     parser.add_argument("--folder", type=Path, help="new folder (default: a temporary one, removed at the end)")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="growth-"))
     folder.mkdir(parents=True, exist_ok=True)
-    for rank, samples in enumerate(measure(folder, arguments.steps)):
+    found = measure(folder, arguments.steps, arguments.evaluations, arguments.checkpoints)
+    for rank, samples in enumerate(found):
         np.savetxt(folder / f"rank-{rank}.csv", samples, "%.3f", ",", header="step," + ",".join(MEASURES), comments="")
         kept = samples[samples[:, 0] > WARM_UP * arguments.steps]
         for column, name in enumerate(MEASURES, 1):

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cmgems.downstream.yeast.annotation import CODON, Chromosome, Feature, reverse_complement
+from cmgems.data.annotation import Feature, reverse_complement
+from cmgems.data.genetic_code import CODON
+from cmgems.downstream.yeast.annotation import Chromosome
 from cmgems.downstream.yeast.places import Chooser, Place, draw_bits, find_word, shuffle
 from cmgems.errors import UserError
 

@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cmgems.downstream import clusters
-from cmgems.downstream.clusters import K, clusters_of, folds_of
+from cmgems.data import clusters
+from cmgems.data.clusters import K, clusters_of, folds_of
 
 
 def draw(length, seed):

@@ -9,15 +9,17 @@ are also similar by a single long word that they share.) A cluster is what is co
 linkage). All pairs are compared, none is sampled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_matrix
+from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
-from sklearn.feature_extraction.text import CountVectorizer
+
+from cmgems.data.markov import words_at_places
+from cmgems.data.tokenizer import sequence_digits
 
 K = 10
 """Length of the k-mers that two sequences are compared by."""
@@ -38,13 +40,12 @@ def clusters_of(sequences: Sequence[str]) -> npt.NDArray[np.int64]:
     >>> clusters_of(["ACGTACGGTTCA", "TTTTCCGCGATTA", "ACGTACGGTTCAG", "TTA"]).tolist()
     [0, 1, 0, 2]
     """
-    # Each sequence itself counts as one of its k-mers, so that equal ones are similar whatever their length.
-    counter = CountVectorizer(analyzer=_words, binary=True, dtype=np.int32)
-    words = counter.fit_transform(sequences)
-    sizes = np.asarray(words.sum(axis=1)).ravel()
+    words = _words_by_sequence(sequences)
+    sizes = np.diff(words.indptr)
     first, second = [], []
+    by_word = words.T.tocsr()
     for start in range(0, len(sequences), _AT_ONCE):
-        shared = (words[start : start + _AT_ONCE] @ words.T).tocoo()
+        shared = (words[start : start + _AT_ONCE] @ by_word).tocoo()
         rows, columns = shared.row + start, shared.col
         similar = shared.data >= SIMILARITY * (sizes[rows] + sizes[columns] - shared.data)
         first.append(rows[similar])
@@ -54,8 +55,28 @@ def clusters_of(sequences: Sequence[str]) -> npt.NDArray[np.int64]:
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
 
 
-def _words(sequence: str) -> list[str]:
-    return [sequence, *(sequence[i : i + K] for i in range(len(sequence) - K + 1))]
+def _words_by_sequence(sequences: Sequence[str]) -> csr_matrix:
+    """Return which words occur in which sequence, 1 or 0, int32 [sequences, words].
+
+    Each sequence itself counts as one of its words, so that equal ones are similar whatever their length. Words with
+    anything but A, C, G, T (U) in them are left out.
+    """
+    numbers: dict[str, int] = {}
+    found = []
+    for sequence in sequences:
+        whole = 4**K + 1 + numbers.setdefault(sequence, len(numbers))
+        words = np.unique(words_at_places(sequence_digits(sequence), K))
+        found.append(np.append(words[words < 4**K], whole).astype(np.int64))
+    ends = np.cumsum([0, *map(len, found)])
+    columns = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+    ones = np.ones(len(columns), dtype=np.int32)
+    return csr_matrix((ones, columns, ends), shape=(len(sequences), 4**K + 1 + len(numbers)))
+
+
+def families_of(sequences: Mapping[str, bytes]) -> dict[str, int]:
+    """Return the cluster of each of some sequences by their names."""
+    clusters = clusters_of([sequence.decode("ascii") for sequence in sequences.values()]) if sequences else ()
+    return dict(zip(sequences, map(int, clusters), strict=True))
 
 
 @lru_cache(maxsize=4)  # the tasks of a table's folds follow one another
