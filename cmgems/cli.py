@@ -75,8 +75,9 @@ class Npmi(Settings):
     """CSV with columns `kmer,count`; `human` for the human 6-mer counts that ship with cmgems."""
     k: int | None = Field(default=None, ge=2, le=8)
     """Length of the k-mers to count in the corpus, at every nucleotide; empty: the words of the corpus."""
-    method: Literal["all", "published"] = NpmiConfig().method
-    """`all`: the minimum over all segmentations; `published`: the arithmetic of GeneMask's published table."""
+    method: Literal["all", "published", "synonymous"] = NpmiConfig().method
+    """`all`: the minimum over all segmentations; `published`: the arithmetic of GeneMask's published table;
+    `synonymous`: pairs of codons against what their amino acids and each codon's share among its synonyms give."""
     c: float = Field(default=NpmiConfig().c, gt=1)
     """Constant of the normalisation ln f / (ln f + ln c), in occurrences."""
     output: Path
@@ -93,17 +94,17 @@ class Npmi(Settings):
     def cli_cmd(self) -> None:
         """Write the table and show its first k-mers."""
         if self.corpus is not None:
-            k, counts, stride = self._corpus_counts(self.corpus)
+            corpus = load_corpus(self.corpus)
+            k, counts, stride = self._corpus_counts(corpus)
+            table = npmi_from_counts(counts, k, self.method, self.c, stride, corpus.genetic_code)
         else:
             k, counts = human_counts() if self.counts == "human" else read_counts(Path(str(self.counts)))
-            stride = 1
-        table = npmi_from_counts(counts, k, self.method, self.c, stride)
+            table = npmi_from_counts(counts, k, self.method, self.c)
         write_npmi(table, self.output)
         print(f"{self.output}: NPMI of {4**k:,} {k}-mers, highest for {', '.join(table.best(TOP_SHOWN))}")
 
-    def _corpus_counts(self, path: Path) -> tuple[int, Counts, int]:
+    def _corpus_counts(self, corpus: Corpus) -> tuple[int, Counts, int]:
         """Return the length of the words, their counts, and at every how many nucleotides they begin."""
-        corpus = load_corpus(path)
         tokens = corpus.tokens
         if self.k in (None, tokens.word):
             return tokens.word, corpus.word_counts, tokens.stride

@@ -38,7 +38,7 @@ def pretrain(config: PretrainConfig) -> None:
     logger.info(environment.report(accelerator.state, describe_kind(accelerator)))
     environment.check_all_have(accelerator.state, shared_settings(config, data), "the same recipe and data")
     masker = open_masker(data, config, accelerator.device, config.evaluation.seed)
-    validation = Validation(data.validation, config.evaluation, masker, data.corpus.counts, accelerator)
+    validation = Validation(data.validation, config.evaluation, masker, data.corpus, accelerator)
     unigram = unigram_perplexity(data.corpus.counts)
     controller = Controller(config.curriculum, config.training.steps, unigram, broadcaster(accelerator), is_main)
 

@@ -31,8 +31,9 @@ class NpmiConfig(Settings):
 
     table: str | None = None
     """CSV written by `cmgems npmi`; `human` for the human 6-mers that ship with cmgems; empty: the training split's."""
-    method: Literal["all", "published"] = "all"
-    """`all`: the minimum over all segmentations; `published`: the arithmetic of GeneMask's published table."""
+    method: Literal["all", "published", "synonymous"] = "all"
+    """`all`: the minimum over all segmentations; `published`: the arithmetic of GeneMask's published table;
+    `synonymous`: pairs of codons against what their amino acids and each codon's share among its synonyms give."""
     c: float = Field(default=101, gt=1)
     """Constant of the normalisation ln f / (ln f + ln c), in occurrences."""
 

@@ -62,6 +62,11 @@ class Corpus:
         return self.tokens.k
 
     @property
+    def genetic_code(self) -> int:
+        """NCBI's number of its genetic code."""
+        return int(self.manifest["config"].get("genetic_code", 1))
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over k and all windows: equal if and only if the content is."""
         return str(self.manifest["fingerprint"])

@@ -5,6 +5,13 @@
 
 with f the count of w. PMI over segmentations: Levine et al., PMI-Masking (2021); the normalisation by f and c, and the
 table that method `published` gives back: Roy et al., GeneMask (2023).
+
+Which amino acids follow one another decides most of the NPMI of two codons. Method `synonymous` compares a pair with
+how often it would occur if its amino acids were as they are and each codon were chosen by itself:
+
+    PMI(uv) = ln p(uv) - ln p(aa(u) aa(v)) - ln p(u | aa(u)) - ln p(v | aa(v))
+
+which is the codon pair score of Coleman et al., Science 320:1784 (2008).
 """
 
 import csv
@@ -19,6 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cmgems.data.genetic_code import CODON, synonyms
 from cmgems.data.kmer_tables import kmers, read_counts, read_kmer_rows, require_all
 from cmgems.data.tokenization import LONGEST_WORD, SHORTEST_WORD
 from cmgems.data.tokenizer import SPECIAL_TOKENS
@@ -27,7 +35,8 @@ from cmgems.runtime.files import atomic_file
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Method = Literal["all", "published"]
+Method = Literal["all", "published", "synonymous"]
+"""How PMI is computed; `synonymous` for pairs of codons only."""
 
 MIN_COUNT = 2
 """A k-mer counted less often than this has no usable NPMI (ln 1 = 0) and gets the lowest rank."""
@@ -61,7 +70,9 @@ class NpmiTable:
         return torch.from_numpy(values.astype(np.float32)).to(device)
 
 
-def npmi_from_counts(counts: Counts, k: int, method: Method = "all", c: float = 101, stride: int = 1) -> NpmiTable:
+def npmi_from_counts(
+    counts: Counts, k: int, method: Method = "all", c: float = 101, stride: int = 1, genetic_code: int = 1
+) -> NpmiTable:
     """Compute PMI and NPMI of all k-mers from their counts.
 
     Parameters
@@ -73,16 +84,19 @@ def npmi_from_counts(counts: Counts, k: int, method: Method = "all", c: float = 
     method
         `all`: the minimum over all 2^(k-1) - 1 segmentations. `published`: the arithmetic behind GeneMask's table, with
         pieces of at most two nucleotides, and every probability halved (so that each further piece adds ln 2).
+        `synonymous`: pairs of codons (k = 6, stride = 3) against the choice among synonyms.
     c
         Constant of the normalisation, in occurrences.
     stride
         Nucleotides between places where words can begin. Words of several strides are segmented there only (a pair of
         codons into its two codons), those of one anywhere.
+    genetic_code
+        NCBI's number of the code that tells which codons are synonyms (`synonymous` only).
 
     Raises
     ------
     UserError
-        If no k-mer was counted.
+        If no k-mer was counted, or the method is `synonymous` and the words are not pairs of codons.
     ValueError
         If k is out of range, or `counts` has another shape.
     """
@@ -92,19 +106,39 @@ def npmi_from_counts(counts: Counts, k: int, method: Method = "all", c: float = 
         raise ValueError(f"counts has shape {counts.shape}; for k = {k} it must be ({4**k},)")
     if not counts.any():
         raise UserError(f"all {4**k} {k}-mers have count 0: there is nothing to compute NPMI from")
+    with np.errstate(divide="ignore", invalid="ignore"):  # k-mers that were not counted are set at the end
+        if method == "synonymous":
+            pmi = _against_synonyms(counts, k, stride, genetic_code)
+        else:
+            pmi = _against_segmentations(counts, k, stride, method)
+        npmi = pmi * np.log(counts) / (np.log(counts) + math.log(c))
+    pmi = np.where(counts > 0, pmi, -np.inf)
+    npmi = np.where(counts >= MIN_COUNT, npmi, -np.inf)
+    return NpmiTable(k=k, counts=counts, pmi=pmi, npmi=npmi)
+
+
+def _against_synonyms(counts: Counts, k: int, stride: int, genetic_code: int) -> Floats:
+    """Return PMI of pairs of codons given their amino acids, [4^6]."""
+    if (k, stride) != (2 * CODON, CODON):
+        raise UserError(f"npmi.method synonymous is for words of two codons, not of {k} nucleotides at every {stride}")
+    same = synonyms(genetic_code).astype(float)
+    pairs = counts.reshape(len(same), -1) / counts.sum()
+    codons = (pairs.sum(axis=0) + pairs.sum(axis=1)) / 2
+    among_synonyms = codons / (same @ codons)
+    expected = (same @ pairs @ same) * among_synonyms[:, None] * among_synonyms
+    return np.asarray(np.log(pairs / expected).ravel())
+
+
+def _against_segmentations(counts: Counts, k: int, stride: int, method: Method) -> Floats:
+    """Return PMI over the segmentations, [4^k]."""
     unit = stride if k > stride else 1  # of the pieces, in nucleotides
     units = k // unit
     longest_piece = units - 1 if method == "all" else min(2, units - 1)
     factor = 1.0 if method == "all" else 0.5
 
-    with np.errstate(divide="ignore", invalid="ignore"):  # k-mers that were not counted are set at the end
-        shares = _shares_by_length(counts, units, letters=4**unit)
-        log_p = {length: np.log(factor * share) for length, share in shares.items()}
-        pmi = log_p[units] - _best_segmentation(log_p, units, longest_piece)
-        npmi = pmi * np.log(counts) / (np.log(counts) + math.log(c))
-    pmi = np.where(counts > 0, pmi, -np.inf)
-    npmi = np.where(counts >= MIN_COUNT, npmi, -np.inf)
-    return NpmiTable(k=k, counts=counts, pmi=pmi, npmi=npmi)
+    shares = _shares_by_length(counts, units, letters=4**unit)
+    log_p = {length: np.log(factor * share) for length, share in shares.items()}
+    return np.asarray(log_p[units] - _best_segmentation(log_p, units, longest_piece))
 
 
 def _shares_by_length(counts: Counts, k: int, letters: int) -> dict[int, Floats]:

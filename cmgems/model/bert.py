@@ -20,7 +20,6 @@ from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import PAD, vocabulary_size
 from cmgems.errors import UserError
 from cmgems.masking.tokens import places
-from cmgems.model.bases import base_probabilities
 from cmgems.model.cpu import optimize_for_cpu
 from cmgems.model.initialization import initialize
 
@@ -46,11 +45,11 @@ class MaskedLanguageModel(nn.Module):
         attention_mask: torch.Tensor,
         masked: torch.Tensor,
         labels: torch.Tensor,
-        bases_of: int | None = None,
+        return_logits: bool = False,
     ) -> torch.Tensor:
         """Negative log-likelihood in nats, float32 [M], of the M masked tokens; all inputs are [B, T].
 
-        `bases_of` k-mers: instead of it the distributions of their bases, float32 [M, k, 4].
+        With `return_logits` instead of it the logits of these tokens, [M, 5 + 4^k].
         """
         tokens = _MaskedTokens.of(masked)
         model = self.bert.bert
@@ -59,10 +58,11 @@ class MaskedLanguageModel(nn.Module):
         *layers, last = model.encoder.layer
         for layer in layers:
             hidden = layer(hidden, seen)
-        logits = self.bert.cls(_last_layer(last, hidden, seen, tokens))
-        if bases_of is not None:
-            return base_probabilities(logits, bases_of)
-        return cross_entropy(logits.float(), labels.take(tokens.place), reduction="none")
+        logits: torch.Tensor = self.bert.cls(_last_layer(last, hidden, seen, tokens))
+        if return_logits:
+            return logits
+        nll: torch.Tensor = cross_entropy(logits.float(), labels.take(tokens.place), reduction="none")
+        return nll
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class GapScorer:
         seed = self.recipe.evaluation.seed
         evaluation = EvaluationConfig(windows=self.config.windows, micro_batch=_WINDOWS_AT_ONCE, seed=seed)
         masker = open_masker(self.data, self.recipe, accelerator.device, seed)
-        return Validation(self.data.validation, evaluation, masker, self.data.corpus.counts, accelerator)
+        return Validation(self.data.validation, evaluation, masker, self.data.corpus, accelerator)
 
     @cached_property
     def _chains(self) -> MarkovChains:

@@ -3,12 +3,13 @@
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from cmgems.config.schema import PretrainConfig
 from cmgems.curriculum.controller import Controller
+from cmgems.model.codons import CODON_BITS
 from cmgems.runtime.passwords import hide_password
 from cmgems.runtime.progress import ProgressLines
 from cmgems.training.run_folder import Run
@@ -30,6 +31,8 @@ def summarise(config: PretrainConfig, controller: Controller, run: Run) -> str:
     )
     if "bits" in last:  # a finished run of an earlier release has none
         lines.append(f"- {describe_bits(last['bits'], progress.baselines)}")
+    if "codons" in last:
+        lines.append(f"- {describe_codon_bits(last['codons'], last['bits'])}")
     lines.append(f"- model and checkpoints: {run.folder}")
     lines.append(f"- MLflow: experiment '{config.tracking.experiment}', run '{run.name}'; {_how_to_look(config)}")
     return "\n".join(lines)
@@ -43,6 +46,17 @@ def describe_bits(bits: Mapping[str, float], baselines: Mapping[str, Mapping[str
         for name, value in bits.items()
     )
     return "bits per hidden base: " + "  ".join(shown)
+
+
+def describe_codon_bits(codons: Mapping[str, float], maskings: Iterable[str]) -> str:
+    """Bits per hidden codon by masking, and those of the codon given its amino acid, beside those of codon usage."""
+    total, usage, synonym, synonym_usage = CODON_BITS
+    shown = (
+        f"{name} {codons[total.format(name)]:.3f} (codon usage {codons[usage.format(name)]:.3f}), given the amino acid "
+        f"{codons[synonym.format(name)]:.3f} ({codons[synonym_usage.format(name)]:.3f})"
+        for name in maskings
+    )
+    return "bits per hidden codon: " + "  ".join(shown)
 
 
 def _how_to_look(config: PretrainConfig) -> str:
@@ -76,18 +90,14 @@ class Display:
         loss, speed = metrics["train/loss"], metrics["usage/tokens_per_second"]
         self._progress.update(step, f"stage {stage}, loss {loss:.4f}, {speed:,.0f} tokens/s")
 
-    def evaluation(
-        self,
-        step: int,
-        perplexity: Mapping[str, float],
-        stage: str,
-        bits: Mapping[str, float],
-        baselines: Mapping[str, Mapping[str, Any]],
-    ) -> None:
-        """Show the validation perplexities after `step` steps, and the bits per hidden base beside their baselines."""
+    def evaluation(self, evaluation: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> None:
+        """Show an evaluation (see `Progress.evaluations`): perplexities, and bits beside their baselines."""
+        step, stage, perplexity = (evaluation[name] for name in ("step", "stage", "perplexity"))
         fixed = "  ".join(f"{name} {value:.1f}" for name, value in perplexity.items() if name != "stage")
         self.line(f"step {step}  validation perplexity: stage {stage} {perplexity['stage']:.1f}  ({fixed})")
-        self.line(f"step {step}  {describe_bits(bits, baselines)}")
+        self.line(f"step {step}  {describe_bits(evaluation['bits'], baselines)}")
+        if "codons" in evaluation:
+            self.line(f"step {step}  {describe_codon_bits(evaluation['codons'], evaluation['bits'])}")
 
     def plateau(self, step: int, share: float, remedy: str) -> None:
         """Say that the run is still on the plateau it began on, and what helps."""

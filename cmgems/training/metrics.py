@@ -101,6 +101,7 @@ def evaluation_metrics(
     for name, score in fixed.items():
         metrics[f"bits/{name}"] = score.bits
         metrics[f"bases_right/{name}"] = score.accuracy
+        metrics |= {kind.format(name): bits for kind, bits in score.codons.items()}
         for kind, baseline in baselines[name].items():
             metrics[f"bits/{name}_{kind}"] = baseline["bits"]
             metrics[f"bases_right/{name}_{kind}"] = baseline["accuracy"]

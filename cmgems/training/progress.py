@@ -17,6 +17,7 @@ class Progress:
     flops: float = 0
     """Floating-point operations of the training steps, over all processes."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
-    """Step and stage of each evaluation, and by masking `perplexity`, `bits` and `accuracy` of the hidden bases."""
+    """Step and stage of each evaluation, and by masking `perplexity`, `bits` and `accuracy` of the hidden bases; where
+    tokens are codons, `codons` has the metrics of CODON_BITS."""
     baselines: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What the base composition and the best Markov chain score, by fixed masking; see `baselines.score_baselines`."""

@@ -114,8 +114,8 @@ def open_npmi(config: NpmiConfig, corpus: Corpus) -> NpmiTable:
         If the table cannot be read, or is of words of another length than those of the corpus.
     """
     if config.table is None:
-        tokens = corpus.tokens
-        table = npmi_from_counts(corpus.word_counts, tokens.word, config.method, config.c, tokens.stride)
+        tokens, counts = corpus.tokens, corpus.word_counts
+        table = npmi_from_counts(counts, tokens.word, config.method, config.c, tokens.stride, corpus.genetic_code)
     elif config.table == "human":
         k, counts = human_counts()
         table = npmi_from_counts(counts, k, config.method, config.c)

@@ -244,10 +244,10 @@ class Trainer:
         perplexity = {name: score.perplexity for name, score in scores.items()}
         bits = {name: score.bits for name, score in fixed.items()}
         accuracy = {name: score.accuracy for name, score in fixed.items()}
+        codons = {kind.format(name): value for name, score in fixed.items() for kind, value in score.codons.items()}
         step, stage = self.progress.step, self.controller.stage.name
-        self.progress.evaluations.append(
-            {"step": step, "stage": stage, "perplexity": perplexity, "bits": bits, "accuracy": accuracy}
-        )
+        found = {"step": step, "stage": stage, "perplexity": perplexity, "bits": bits, "accuracy": accuracy}
+        self.progress.evaluations.append(found | ({"codons": codons} if codons else {}))
         if not math.isfinite(perplexity["stage"]):
             raise DivergedError(
                 f"the validation perplexity under stage '{stage}' is {perplexity['stage']} after step "
@@ -256,7 +256,7 @@ class Trainer:
         self.controller.observe(perplexity["stage"])
         metrics = evaluation_metrics(scores, fixed, self.progress.baselines)
         self.tracker.metrics(step, {k: v for k, v in metrics.items() if math.isfinite(v)})
-        display.evaluation(step, perplexity, stage, bits, self.progress.baselines)
+        display.evaluation(self.progress.evaluations[-1], self.progress.baselines)
         share = min(score.perplexity / score.unigram_perplexity for score in scores.values())
         if step >= PLATEAU_STEPS and share > PLATEAU_SHARE:
             model = self.config.model

@@ -2,21 +2,24 @@
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
 from cmgems.config.schema import EvaluationConfig
+from cmgems.data.corpus import Corpus
+from cmgems.data.genetic_code import CODON
 from cmgems.data.loader import MicroBatch, ValidationRows, Windows, make_loader
 from cmgems.data.order import BatchPlan
 from cmgems.data.tokenizer import MASK, SPECIAL_TOKENS
 from cmgems.masking.masker import MaskedBatch, Masker
 from cmgems.masking.npmi import Counts
 from cmgems.masking.strategies import GeneMask, GlobalPmi, MaskingStrategy, Span
-from cmgems.model.bases import bases_of_batch, hidden_base_probabilities
+from cmgems.model.bases import base_probabilities, bases_of_batch, hidden_base_probabilities
 from cmgems.model.bert import MaskedLanguageModel
+from cmgems.model.codons import CODON_BITS, codon_usage, score_codons
 
 Mixture = Sequence[MaskingStrategy]
 
@@ -34,6 +37,8 @@ class Score:
     number either where bases are not scored."""
     accuracy: float = math.nan
     """Share of the hidden bases whose most probable base is the true one; or as `bits`."""
+    codons: Mapping[str, float] = field(default_factory=dict)
+    """Where tokens are codons and bases are scored: see `codons.score_codons`, as means over the hidden codons."""
 
 
 def unigram_nll(counts: Counts) -> torch.Tensor:
@@ -62,16 +67,18 @@ class Validation:
         windows: Windows,
         config: EvaluationConfig,
         masker: Masker,
-        counts: Counts,
+        corpus: Corpus,
         accelerator: Accelerator,
     ) -> None:
-        """`counts`, int64 [4^k], are those of the training split's k-mers."""
+        """`windows` are validation windows of `corpus`, whose training split has the frequencies to compare with."""
         number = min(config.windows, len(windows.split))
         plan = BatchPlan(number, accelerator.num_processes, config.micro_batch)
         rows = ValidationRows(plan, windows.lengths, config.seed, accelerator.process_index)
         self.batches: list[MicroBatch] = list(make_loader(windows, rows, workers=0, prefetch=1, pin_memory=False))
         self.masker, self.accelerator = masker, accelerator
-        self.unigram_nll = unigram_nll(counts).to(accelerator.device)
+        self.unigram_nll = unigram_nll(corpus.counts).to(accelerator.device)
+        is_codon = (corpus.k, corpus.tokens.stride) == (CODON, CODON)
+        self.usage = codon_usage(corpus.counts, corpus.genetic_code, accelerator.device) if is_codon else None
 
     @torch.no_grad()
     def score(
@@ -85,7 +92,7 @@ class Validation:
 
         Bases cost as much again: a second forward pass. With `bases_alone` there is no other, and no perplexity.
         """
-        sums = torch.zeros(len(maskings), 6, dtype=torch.float64, device=self.accelerator.device)
+        sums = torch.zeros(len(maskings), 7 + len(CODON_BITS), dtype=torch.float64, device=self.accelerator.device)
         model.eval()
         for windows in self.windows():
             for row, (name, masking) in zip(sums, maskings.items(), strict=True):
@@ -99,23 +106,35 @@ class Validation:
                     row[3:] += self._score_bases(model, masked)
         model.train()
         sums = self.accelerator.reduce(sums, "sum")
-        return {
-            name: Score(perplexity(nll, n), perplexity(unigram, n), _mean(bits, hidden), _mean(right, hidden))
-            for name, (nll, unigram, n, bits, right, hidden) in zip(maskings, sums.tolist(), strict=True)
-        }
+        return {name: self._mean_score(*row) for name, row in zip(maskings, sums.tolist(), strict=True)}
+
+    def _mean_score(
+        self, nll: float, unigram: float, tokens: float, bits: float, right: float, hidden: float, *codons: float
+    ) -> Score:
+        number, *of_codons = codons
+        means = {name: _mean(total, number) for name, total in zip(CODON_BITS, of_codons, strict=True) if self.usage}
+        return Score(perplexity(nll, tokens), perplexity(unigram, tokens), _mean(bits, hidden), _mean(right, hidden),
+                     means)  # fmt: skip
 
     def _score_bases(self, model: MaskedLanguageModel, batch: MaskedBatch) -> torch.Tensor:
-        """Return the sums over a batch's hidden bases, float64 [3]: bits, bases predicted right, their number.
+        """Return the sums over a batch's hidden bases, float64 [4 + CODON_BITS]: bits, bases predicted right, their
+        number; the number of hidden codons, and what `score_codons` returns of them.
 
         Every masked k-mer is [MASK] here: one that the corruption keeps would give hidden bases away.
         """
         tokens = self.masker.tokens
         ids = batch.labels.masked_fill(batch.masked, MASK)
-        of_tokens = model(ids, batch.attention_mask, batch.masked, batch.labels, bases_of=tokens.k)
+        logits = model(ids, batch.attention_mask, batch.masked, batch.labels, return_logits=True)
+        of_tokens = base_probabilities(logits, tokens.k)
         bases, hidden = bases_of_batch(batch, tokens)
         predicted, true = hidden_base_probabilities(of_tokens, batch.masked, hidden, tokens), bases[hidden]
         bits = -predicted.gather(1, true[:, None]).double().log2().sum()
-        return torch.stack([bits, (predicted.argmax(dim=1) == true).sum().double(), hidden.sum().double()])
+        of_codons = bits.new_zeros(1 + len(CODON_BITS))
+        if self.usage is not None:
+            codons = batch.labels[batch.masked] - len(SPECIAL_TOKENS)
+            of_codons[0], of_codons[1:] = len(codons), score_codons(logits, codons, self.usage)
+        right = (predicted.argmax(dim=1) == true).sum().double()
+        return torch.cat([torch.stack([bits, right, hidden.sum().double()]), of_codons])
 
     def windows(self) -> Iterator[MicroBatch]:
         """This rank's windows, on its device."""

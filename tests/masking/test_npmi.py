@@ -1,5 +1,6 @@
 import csv
 import math
+from collections import Counter
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cmgems.data.genetic_code import amino_acids
 from cmgems.data.tokenizer import SPECIAL_TOKENS, vocabulary
 from cmgems.errors import UserError
 from cmgems.masking.npmi import (
@@ -87,6 +89,32 @@ def test_pmi_is_the_minimum_over_all_segmentations(k: int) -> None:
 @pytest.mark.parametrize("kmer", ["AAAAAA", "TATAAA", "CGCGCG", "GATTAC", "CCTCCC"])
 def test_pmi_of_a_human_6mer_is_the_minimum_over_31_segmentations(human_table: NpmiTable, kmer: str) -> None:
     assert human_table.pmi[kmers(6).index(kmer)] == pytest.approx(plain_pmi(human_table.counts, 6, kmer), abs=1e-12)
+
+
+@pytest.mark.parametrize("genetic_code", [1, 4])
+def test_pmi_of_codon_pairs_given_their_amino_acids(genetic_code: int) -> None:
+    counts, letters = some_counts(6, seed=4), amino_acids(genetic_code)
+    table = npmi_from_counts(counts, 6, "synonymous", c=50, stride=3, genetic_code=genetic_code)
+    pairs = {(i // 64, i % 64): n / counts.sum() for i, n in enumerate(counts.tolist())}
+    codons = [sum(pairs[u, v] + pairs[v, u] for v in range(64)) / 2 for u in range(64)]
+
+    def among_synonyms(codon: int) -> float:
+        return codons[codon] / sum(codons[other] for other in range(64) if letters[other] == letters[codon])
+
+    of_amino_acids: Counter[tuple[str, str]] = Counter()
+    for (u, v), share in pairs.items():
+        of_amino_acids[letters[u], letters[v]] += share
+    for i in np.random.default_rng(5).choice(np.flatnonzero(counts > 1), 300, replace=False):
+        u, v = divmod(int(i), 64)
+        expected = of_amino_acids[letters[u], letters[v]] * among_synonyms(u) * among_synonyms(v)
+        pmi = math.log(pairs[u, v] / expected)
+        assert table.pmi[i] == pytest.approx(pmi, rel=1e-9, abs=1e-12)
+        assert table.npmi[i] == pytest.approx(pmi * math.log(counts[i]) / math.log(50 * counts[i]), rel=1e-9, abs=1e-12)
+
+
+def test_synonyms_are_of_pairs_of_codons_only() -> None:
+    with pytest.raises(UserError, match="for words of two codons, not of 6 nucleotides at every 1"):
+        npmi_from_counts(some_counts(6), 6, "synonymous")
 
 
 def test_npmi_of_a_dinucleotide_by_hand() -> None:

@@ -50,7 +50,7 @@ def validation(corpus):
     accelerator = Accelerator()
     masker = Masker(npmi_from_counts(corpus.counts, K), CorruptionConfig(), seed=20_231)
     windows = Windows(corpus.validation, Tokenization(K), 64)
-    yield Validation(windows, EvaluationConfig(micro_batch=7), masker, corpus.counts, accelerator)
+    yield Validation(windows, EvaluationConfig(micro_batch=7), masker, corpus, accelerator)
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
 

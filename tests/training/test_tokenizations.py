@@ -13,6 +13,7 @@ from cmgems.data.corpus import load_corpus
 from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import count_kmers
 from cmgems.errors import UserError
+from cmgems.model.codons import CODON_BITS
 from tests.training.conftest import TINY
 from tests.training.launching import ZERO2, history_of, launch, newest_run
 from tests.training.test_resume import as_killed_after_step_8
@@ -63,6 +64,10 @@ def test_a_run_over_other_tokens(run, recipe, tmp_path, kind):
     assert losses[12] < losses[2] <= 1.2 * np.log(5 + 4**corpus.k)
     for masking in ("span", "genemask", "global_pmi"):
         assert 0 < history_of(finished, f"bits/{masking}")[12] < 2.5
+        for kind_of_bits in CODON_BITS:  # of random bases: six bits a codon, and fewer of it among its synonyms
+            bits = history_of(finished, kind_of_bits.format(masking))
+            assert set(bits) == (set(history_of(finished, f"bits/{masking}")) if kind == "codon" else set())
+            assert all(5 < value < 7 if kind_of_bits.startswith("codon") else 1 < value < 3 for value in bits.values())
 
     folder = tmp_path / "run/models/step-00000012"
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForMaskedLM.from_pretrained(folder)

@@ -35,7 +35,7 @@ def model(tiny_corpus):
 def validation(corpus, accelerator, micro_batch=64, windows=1000):
     masker = Masker(npmi_from_counts(corpus.counts, corpus.k), CorruptionConfig(), seed=20_231)
     config = EvaluationConfig(micro_batch=micro_batch, windows=windows)
-    return Validation(Windows(corpus.validation, corpus.tokens, 64), config, masker, corpus.counts, accelerator)
+    return Validation(Windows(corpus.validation, corpus.tokens, 64), config, masker, corpus, accelerator)
 
 
 def test_perplexity_is_exp_of_the_mean_over_all_masked_tokens(tiny_corpus, accelerator, model):
