@@ -9,11 +9,13 @@ from cmgems.config.command_line import load_config
 from cmgems.config.recipes import recipe_names
 from cmgems.config.schema import PretrainConfig, flatten
 from cmgems.curriculum.triggers import AtStep, Never, PerplexityDrop, RunShare
+from cmgems.data.settings import read_tokens
 from cmgems.errors import UserError
 from cmgems.masking.strategies import STRATEGIES
 
 CORPUS = ["--corpus.path", "data/anywhere"]
-PUBLISHED = [name for name in recipe_names() if name != "demo"]
+PUBLISHED = [name for name in recipe_names() if name.startswith(("dnabert-", "logo-"))]
+OF_OTHER_TOKENS = [name for name in recipe_names() if name not in (*PUBLISHED, "demo")]
 
 
 def stages(*until):
@@ -84,6 +86,25 @@ def test_the_recipes_cover_each_curriculum_model_and_mask_rate():
     curricula = ("cm-gems", "cm-step", "genemask", "global", "span", "widening-span", "reversed")
     expected = {f"{m}-{c}-{r}" for m in ("dnabert", "logo") for c in curricula for r in (15, 30)}
     assert expected == set(PUBLISHED)
+
+
+def test_recipes_of_other_tokens_cover_each_curriculum():
+    bases = (("codonbert", 15), ("calm", 25), ("rnabert", 15), ("codons", 15), ("nucleotides", 15))
+    curricula = ("cm-gems", "genemask", "global", "span")
+    assert {f"{base}-{curriculum}-{rate}" for base, rate in bases for curriculum in curricula} == set(OF_OTHER_TOKENS)
+
+
+@pytest.mark.parametrize("name", OF_OTHER_TOKENS)
+def test_recipes_of_other_tokens_hold_the_published_sizes(name):
+    config = load_config(["--config", name, *CORPUS])
+    model, rate = config.model, int(name.rpartition("-")[2]) / 100
+    shape = (model.layers, model.hidden, model.intermediate, model.heads, model.max_positions)
+    base = (12, 768, 3072, 12, 1024)
+    expected = {"codonbert": base, "calm": base, "rnabert": (6, 120, 40, 12, 440)}
+    assert shape == expected.get(name.partition("-")[0], shape)
+    assert {masking.rate for stage in config.curriculum.stages for masking in stage.masking} == {rate}
+    tokens = config.corpus.prepare.tokens if config.corpus.prepare else config.corpus.tokens
+    assert read_tokens(tokens) == ((1, 1) if name.startswith(("rnabert", "nucleotides")) else (3, 3))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -71,7 +71,7 @@ def test_make_targets_that_the_readme_names_exist():
 
 
 def test_the_readme_lists_every_recipe():
-    listed = set(re.findall(r"`((?:dnabert|logo)-[\w-]+)`", README))
+    listed = set(re.findall(r"`((?:dnabert|logo|codonbert|calm|rnabert|codons|nucleotides)-[\w-]+)`", README))
     assert listed == set(recipe_names()) - {"demo"}
 
 

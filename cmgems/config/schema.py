@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from cmgems.curriculum.settings import CurriculumConfig, check_stages
-from cmgems.data.settings import PrepareConfig
+from cmgems.data.settings import PrepareConfig, read_tokens
 from cmgems.settings import OpenShare, Settings, Share
 
 TRACKING_URI = r"^(sqlite|postgresql|mysql|mssql|https?|file|databricks)\b"
@@ -20,10 +20,19 @@ class CorpusConfig(Settings):
     """Folder written by `cmgems prepare`."""
     prepare: PrepareConfig | None = None
     """How to prepare the corpus when the folder does not exist; without it a missing folder is an error."""
+    tokens: str | None = None
+    """Tokens that the recipe is for, as `cmgems prepare --tokens` has them; a corpus of others is an error."""
     workers: int = Field(default=2, ge=0)
     """Loader worker processes for each training process; 0 reads in the training process itself."""
     prefetch: int = Field(default=4, ge=1)
     """Micro-batches each loader worker keeps ready."""
+
+    @field_validator("tokens")
+    @classmethod
+    def _is_a_kind_of_tokens(cls, tokens: str | None) -> str | None:
+        if tokens is not None:
+            read_tokens(tokens)
+        return tokens
 
 
 class NpmiConfig(Settings):

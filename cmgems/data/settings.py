@@ -54,7 +54,7 @@ class PrepareConfig(Settings):
     @model_validator(mode="after")
     def _tokens_and_k(self) -> "PrepareConfig":
         """Read `tokens`, or write what `k` means there: both are always set."""
-        k, stride = _read_tokens(self.tokens) if self.tokens else (self.k, 1)
+        k, stride = read_tokens(self.tokens) if self.tokens else (self.k, 1)
         if "k" in self.model_fields_set and self.k != k:
             raise ValueError(f"k is {self.k}, but tokens {self.tokens}: give one of them")
         try:
@@ -85,7 +85,7 @@ class PrepareConfig(Settings):
     @property
     def tokenization(self) -> Tokenization:
         """How tokens and words lie."""
-        return Tokenization(self.k, _read_tokens(self.tokens)[1], self.word, self.alphabet)
+        return Tokenization(self.k, read_tokens(self.tokens)[1], self.word, self.alphabet)
 
     @model_validator(mode="after")
     def _lengths_in_order(self) -> "PrepareConfig":
@@ -96,8 +96,8 @@ class PrepareConfig(Settings):
         return self
 
 
-def _read_tokens(tokens: str) -> tuple[int, int]:
-    """Return k and stride of a setting `tokens`; ValueError if it is none."""
+def read_tokens(tokens: str) -> tuple[int, int]:
+    """Return k and stride of a setting `tokens`; ValueError if it is not one."""
     if tokens in _PLAIN_NAMES:
         return _PLAIN_NAMES[tokens]
     found = re.fullmatch(r"kmer:(\d{1,3})(?::(\d{1,3}))?", tokens)

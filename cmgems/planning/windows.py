@@ -52,7 +52,8 @@ def read_windows(corpus: CorpusConfig, model: ModelConfig) -> Windows:
         windows = _windows(corpus.prepare, "corpus.prepare in the recipe")
     else:
         full = min(most, int(PrepareConfig.model_fields["window_tokens"].default))
-        assumed = PrepareConfig(inputs=["none"], window_tokens=full, min_window_tokens=min(5, full))
+        tokens = {"tokens": corpus.tokens} if corpus.tokens else {}
+        assumed = PrepareConfig(inputs=["none"], window_tokens=full, min_window_tokens=min(5, full), **tokens)
         windows = _windows(assumed, "the defaults of `cmgems prepare`: there is no corpus yet")
     if windows.full > most:
         raise UserError(

@@ -10,7 +10,7 @@ from cmgems.config.schema import CorpusConfig, ModelConfig, NpmiConfig, Pretrain
 from cmgems.data.corpus import Corpus, load_corpus
 from cmgems.data.loader import SPECIAL_TOKENS_PER_WINDOW, Windows
 from cmgems.data.prepare import prepare_corpus
-from cmgems.data.settings import PrepareConfig
+from cmgems.data.settings import PrepareConfig, read_tokens
 from cmgems.errors import UserError
 from cmgems.masking.masker import Masker
 from cmgems.masking.npmi import NpmiTable, human_counts, npmi_from_counts, read_npmi
@@ -83,8 +83,19 @@ def open_corpus(config: CorpusConfig) -> Corpus:
         corpus = load_corpus(config.path)
     except UserError as error:
         raise UserError(f"corpus.path: {error}") from None
+    _check_tokens(config, corpus)
     _check_prepared_as_told(config, corpus)
     return corpus
+
+
+def _check_tokens(config: CorpusConfig, corpus: Corpus) -> None:
+    """Raise UserError if the corpus is of other tokens than the recipe."""
+    found = PrepareConfig.model_validate(corpus.manifest["config"]).tokens
+    if config.tokens is not None and read_tokens(config.tokens) != read_tokens(found):
+        raise UserError(
+            f"corpus.path {corpus.path} has the tokens {found}, the recipe is for {config.tokens}: prepare another one "
+            f"with `cmgems prepare --tokens {config.tokens}`"
+        )
 
 
 def _check_prepared_as_told(config: CorpusConfig, corpus: Corpus) -> None:
