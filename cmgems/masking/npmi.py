@@ -6,7 +6,7 @@
 with f the count of w. PMI over segmentations: Levine et al., PMI-Masking (2021); the normalisation by f and c, and the
 table that method `published` gives back: Roy et al., GeneMask (2023).
 
-Which amino acids follow one another decides most of the NPMI of two codons. Method `synonymous` compares a pair with
+Some of the NPMI of two codons is about which amino acids follow one another. Method `synonymous` compares a pair with
 how often it would occur if its amino acids were as they are and each codon were chosen by itself:
 
     PMI(uv) = ln p(uv) - ln p(aa(u) aa(v)) - ln p(u | aa(u)) - ln p(v | aa(v))
