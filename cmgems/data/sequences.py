@@ -102,9 +102,8 @@ def _coding_sequences(pieces: Iterable[Piece], config: PrepareConfig, dropped: D
 
 
 def _annotated(config: PrepareConfig) -> Iterator[Feature | Unreadable]:
-    if config.annotation:
-        for path in config.annotation:
-            yield from read_gff(Path(path))
-        return
-    for source in config.inputs:
-        yield from read_genbank(source, kinds=["CDS"])
+    for source in config.annotation or config.inputs:
+        try:
+            yield from read_gff(Path(source)) if config.annotation else read_genbank(source, kinds=["CDS"])
+        except OSError as error:
+            raise UserError(f"{source}: cannot be read ({error})") from error

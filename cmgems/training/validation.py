@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -112,9 +112,11 @@ class Validation:
         self, nll: float, unigram: float, tokens: float, bits: float, right: float, hidden: float, *codons: float
     ) -> Score:
         number, *of_codons = codons
-        means = {name: _mean(total, number) for name, total in zip(CODON_BITS, of_codons, strict=True) if self.usage}
-        return Score(perplexity(nll, tokens), perplexity(unigram, tokens), _mean(bits, hidden), _mean(right, hidden),
-                     means)  # fmt: skip
+        score = Score(perplexity(nll, tokens), perplexity(unigram, tokens), _mean(bits, hidden), _mean(right, hidden))
+        if self.usage is None:
+            return score
+        means = (_mean(total, number) for total in of_codons)
+        return replace(score, codons=dict(zip(CODON_BITS, means, strict=True)))
 
     def _score_bases(self, model: MaskedLanguageModel, batch: MaskedBatch) -> torch.Tensor:
         """Return the sums over a batch's hidden bases, float64 [4 + CODON_BITS]: bits, bases predicted right, their

@@ -69,6 +69,7 @@ def test_ends_and_introns_of_a_feature():
         "join(7..9",
         "9..7",
         "0..7",
+        f"7..{'9' * 5000}",
         "join(7..9,complement(11..12))",
         "complement(complement(7..9))",
         "",
@@ -114,7 +115,7 @@ def test_what_is_no_genbank_file_is_refused(tmp_path):
     (tmp_path / "a.fa").write_text(">a\nACGT\n")
     with pytest.raises(UserError, match=r"a\.fa: no GenBank record.*--annotation"):
         list(read_genbank(str(tmp_path / "a.fa")))
-    with pytest.raises(UserError, match="there is no such file"):
+    with pytest.raises(UserError, match="no file; coding sequences"):
         list(read_genbank(str(tmp_path / "b.gb")))
 
 
@@ -161,6 +162,7 @@ def test_a_gzipped_gff_file_is_read_too(tmp_path):
         ("\tCDS\t1\t10\t", "\tCDS\t1\t", "line 4: 8 columns instead of 9"),
         ("\tCDS\t1\t10\t", "\tCDS\t0\t10\t", "line 4: a CDS from 0 to 10"),
         ("\tCDS\t1\t10\t", "\tCDS\t11\t10\t", "line 4: a CDS from 11 to 10"),
+        ("\tCDS\t1\t10\t", f"\tCDS\t1\t{'9' * 5000}\t", f"line 4: a CDS from 1 to {'9' * 20};"),
         ("205\t.\t-\t1", "205\t.\t.\t1", "line 5: a CDS on strand '.' with phase '1'"),
         ("205\t.\t-\t1", "205\t.\t-\t.", "line 5: a CDS on strand '-' with phase '.'"),
         ("205\t.\t-\t1", "205\t.\t+\t1", "line 5: c2 has parts on different records or strands"),

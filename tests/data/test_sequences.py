@@ -177,6 +177,8 @@ def test_an_annotation_of_another_genome_is_an_error(annotated):
         read(settings)
     with pytest.raises(UserError, match=r"genome\.fa: no GenBank record"):
         read(config(folder / "genome.fa", records="coding"))
+    with pytest.raises(UserError, match=r"absent\.gff3: cannot be read \(.*No such file"):
+        read(config(folder / "genome.fa", records="coding", annotation=[str(folder / "absent.gff3")]))
 
 
 @pytest.mark.parametrize(
