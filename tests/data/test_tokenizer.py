@@ -157,11 +157,14 @@ def test_autotokenizer_knows_the_special_tokens(saved_tokenizers, k):
     assert tokenizer(kmer, kmer)["token_type_ids"] == [0, 0, 0, 1, 1]
 
 
+@pytest.mark.parametrize("alphabet", ["dna", "rna"])
 @pytest.mark.parametrize(("k", "stride"), [(1, 1), (3, 3), (6, 6)])
-def test_autotokenizer_reads_plain_sequences_where_tokens_do_not_overlap(tmp_path, k, stride):
+def test_autotokenizer_reads_plain_sequences_where_tokens_do_not_overlap(tmp_path, k, stride, alphabet):
     BertConfig(vocab_size=vocabulary_size(k)).save_pretrained(tmp_path)
-    save_tokenizer(tmp_path, Tokenization(k, stride), max_positions=64)
+    save_tokenizer(tmp_path, Tokenization(k, stride, alphabet=alphabet), max_positions=64)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    written = [token.replace("T", "U") if alphabet == "rna" else token for token in vocabulary(k)[5:]]
+    assert tokenizer.convert_ids_to_tokens(list(range(5, len(tokenizer)))) == written
     sequences = ["ACGTACGTACGTAA", "acguacguacgu", "ACGTNACGTTTGGG", "AC" if k > 2 else "A", ""]
     encoded = tokenizer(sequences, padding=True, pad_to_multiple_of=8, return_tensors="np")
     assert encoded["input_ids"].tolist() == encode_batch(sequences, k, stride=stride).tolist()

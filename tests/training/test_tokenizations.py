@@ -38,6 +38,7 @@ def kind(request):
 def recipe(tmp_path, tiny_genome, kind):
     """The tiny recipe with tokens of a kind; its corpus is prepared by the run."""
     prepare = {"inputs": [str(tiny_genome)], "tokens": kind, "window_tokens": 40, "validation_chromosomes": ["three"]}
+    prepare["alphabet"] = "rna" if kind == "nucleotide" else "dna"
     start = {"embedding_init": "nucleotides", "position_init": "sinusoidal", "attention_init": "neighbours"}
     settings = {
         **TINY,
@@ -72,6 +73,7 @@ def test_a_run_over_other_tokens(run, recipe, tmp_path, kind):
     folder = tmp_path / "run/models/step-00000012"
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForMaskedLM.from_pretrained(folder)
     assert model.config.vocab_size == len(tokenizer) == 5 + 4**corpus.k
+    assert any("U" in token for token in tokenizer.convert_ids_to_tokens(range(5, 9))) == (kind == "nucleotide")
 
 
 @pytest.mark.parametrize(
