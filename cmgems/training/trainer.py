@@ -258,7 +258,8 @@ class Trainer:
         self.tracker.metrics(step, {k: v for k, v in metrics.items() if math.isfinite(v)})
         display.evaluation(self.progress.evaluations[-1], self.progress.baselines)
         share = min(score.perplexity / score.unigram_perplexity for score in scores.values())
-        if step >= PLATEAU_STEPS and share > PLATEAU_SHARE:
+        overlap = self.data.corpus.tokens.overlaps  # tokens that share no bases have no such plateau
+        if overlap and step >= PLATEAU_STEPS and share > PLATEAU_SHARE:
             model = self.config.model
             has_variant = model.embedding_init == "normal" and model.init_from is None
             display.plateau(step, share, PLATEAU_REMEDIES[has_variant])

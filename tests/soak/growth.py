@@ -33,9 +33,14 @@ MEASURES = {
 pages that it shares with its loader worker, a fork, become its own one by one as they are written to."""
 
 
+RETURNING = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""Has glibc give freed memory back to the system. By default it keeps hundreds of MiB of it, in pieces, whose slow
+growth says nothing of what is in use."""
+
+
 def measure(folder, steps, evaluations, checkpoints):
     """Run, and return for each rank its samples: float64 [samples, 1 + measures], the step first."""
-    run = Run(folder, make_corpus(folder), f"sqlite:///{folder}/mlflow.db", "zero2", {})
+    run = Run(folder, make_corpus(folder), f"sqlite:///{folder}/mlflow.db", "zero2", RETURNING)
     run.recipe |= {
         "training": {**RECIPE["training"], "steps": steps},
         "evaluation": {**RECIPE["evaluation"], "every": evaluations},

@@ -14,6 +14,7 @@ from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import count_kmers
 from cmgems.errors import UserError
 from cmgems.model.codons import CODON_BITS
+from cmgems.training import trainer
 from tests.training.conftest import TINY
 from tests.training.launching import ZERO2, history_of, launch, newest_run
 from tests.training.test_resume import as_killed_after_step_8
@@ -50,8 +51,10 @@ def recipe(tmp_path, tiny_genome, kind):
     return path
 
 
-def test_a_run_over_other_tokens(run, recipe, tmp_path, kind):
+def test_a_run_over_other_tokens(run, recipe, tmp_path, kind, monkeypatch, capsys):
+    monkeypatch.setattr(trainer, "PLATEAU_STEPS", 8)
     finished = run("--config", str(recipe))
+    assert ("still on a plateau" in capsys.readouterr().err) == (kind == "kmer:4:2")  # of tokens that share bases
     corpus, (tokens, word) = load_corpus(tmp_path / "corpus"), KINDS[kind]
     config = PrepareConfig.model_validate(corpus.manifest["config"])
     assert (config.tokens, config.word) == (tokens, word)
@@ -98,6 +101,15 @@ def test_two_processes_train_on_codons_as_one(run, recipe, tmp_path, tracking_ur
     assert finished.returncode == 0, finished.stderr
     mlflow.set_tracking_uri(tracking_uri)
     assert history_of(newest_run(), "train/loss") == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["codon"], indirect=True)
+def test_a_corpus_of_other_tokens_than_the_recipes_is_refused(run, recipe, tiny_corpus):
+    values = yaml.safe_load(recipe.read_text())
+    values["corpus"] = {"path": str(tiny_corpus.path), "tokens": "codon", "workers": 0}
+    recipe.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match="has the tokens kmer:4, the recipe is for codon: prepare another one"):
+        run("--config", str(recipe))
 
 
 def test_npmi_of_a_corpus_of_codons_is_of_pairs(tmp_path, tiny_genome, capsys):
