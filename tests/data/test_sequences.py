@@ -241,7 +241,7 @@ def test_yeasts_coding_sequences_are_those_that_biopython_reads(tmp_path, yeast,
     np.testing.assert_array_equal(corpus.counts, expected)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_yeasts_coding_sequences_are_the_same_from_gff(tmp_path, yeast):
     lines, fasta = ["##gff-version 3"], []
     for record, features in yeast:
