@@ -3,8 +3,10 @@
     python -m tests.soak.growth [--steps 5000] [--evaluations 25] [--checkpoints 25] [--folder FOLDER]
 
 A small run on two processes with an evaluation and a checkpoint every 25 steps, which logs every step. For each rank
-the slope over the steps after a warm-up, by least squares over means of 250 steps, with its standard error. With
---folder the samples are kept there, in rank-R.csv.
+and measure the slope over the steps after a warm-up, by least squares over means of 250 steps, with its standard error.
+With --folder the samples are kept there, in rank-R.csv. Memory is what the allocator has given out, which a leak makes
+grow, and what is resident: a run on CPUs has the allocator keep what it frees (see cmgems/model/cpu.py), in pieces that
+slowly become more.
 """
 
 import argparse
@@ -25,22 +27,18 @@ WARM_UP = 0.3
 """Share of the steps that is left out."""
 
 MEASURES = {
-    "memory, MiB": lambda p: (p.memory_info().rss - p.memory_info().shared) / 2**20,
+    "resident, MiB": lambda p: (p.memory_info().rss - p.memory_info().shared) / 2**20,
     "files": lambda p: p.num_fds(),
     "threads": lambda p: p.num_threads(),
 }
-"""Memory is what is resident and of no file. That of the process alone (USS) would grow without any being allocated:
+"""Resident memory is that of no file. What belongs to the process alone (USS) would grow without any being allocated:
 pages that it shares with its loader worker, a fork, become its own one by one as they are written to."""
 
 
-RETURNING = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-"""Has glibc give freed memory back to the system. By default it keeps hundreds of MiB of it, in pieces, whose slow
-growth says nothing of what is in use."""
-
-
 def measure(folder, steps, evaluations, checkpoints):
-    """Run, and return for each rank its samples: float64 [samples, 1 + measures], the step first."""
-    run = Run(folder, make_corpus(folder), f"sqlite:///{folder}/mlflow.db", "zero2", RETURNING)
+    """Run, and return for each rank its samples, float64 [samples, 1 + measures], the step first; and for each the MiB
+    that its memory allocator has given out, float64 [steps, 2]."""
+    run = Run(folder, make_corpus(folder), f"sqlite:///{folder}/mlflow.db", "zero2", {"ALLOCATED": "1"})
     run.recipe |= {
         "training": {**RECIPE["training"], "steps": steps},
         "evaluation": {**RECIPE["evaluation"], "every": evaluations},
@@ -58,7 +56,8 @@ def measure(folder, steps, evaluations, checkpoints):
                 continue  # it has just ended
         time.sleep(1)
     assert attempt.wait() == 0, attempt.output
-    return [np.array(collected) for collected in samples]
+    allocated = [np.loadtxt(attempt.trace / f"rank-{rank}.allocated", delimiter=",", ndmin=2) for rank in range(2)]
+    return [np.array(collected) for collected in samples], allocated
 
 
 def slope(steps, values):
@@ -68,6 +67,14 @@ def slope(steps, values):
     x, y = np.array(points).T
     (growth, _), covariance = np.polyfit(x / 1000, y, 1, cov=True)
     return growth, covariance[0, 0] ** 0.5
+
+
+def tell(name, samples, steps):
+    """Print the growth of one measure from its samples: step and value."""
+    kept = samples[samples[:, 0] > WARM_UP * steps]
+    growth, error = slope(*kept.T)
+    first, last = (f"{value:,.1f} at step {step:,.0f}" for step, value in kept[[0, -1]])
+    print(f"{name}: {first}, {last}; {growth:+.3f} ± {error:.3f} per 1,000 steps")
 
 
 def main():
@@ -80,14 +87,12 @@ def main():
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="growth-"))
     folder.mkdir(parents=True, exist_ok=True)
-    found = measure(folder, arguments.steps, arguments.evaluations, arguments.checkpoints)
-    for rank, samples in enumerate(found):
+    found, allocated = measure(folder, arguments.steps, arguments.evaluations, arguments.checkpoints)
+    for rank, (samples, in_use) in enumerate(zip(found, allocated, strict=True)):
         np.savetxt(folder / f"rank-{rank}.csv", samples, "%.3f", ",", header="step," + ",".join(MEASURES), comments="")
-        kept = samples[samples[:, 0] > WARM_UP * arguments.steps]
+        tell(f"rank {rank}, allocated, MiB", in_use, arguments.steps)
         for column, name in enumerate(MEASURES, 1):
-            growth, error = slope(kept[:, 0], kept[:, column])
-            first, last = (f"{kept[row, column]:,.1f} at step {kept[row, 0]:,.0f}" for row in (0, -1))
-            print(f"rank {rank}, {name}: {first}, {last}; {growth:+.3f} ± {error:.3f} per 1,000 steps")
+            tell(f"rank {rank}, {name}", samples[:, [0, column]], arguments.steps)
     if not arguments.folder:
         shutil.rmtree(folder)
 

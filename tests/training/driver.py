@@ -12,12 +12,15 @@ holds what happened on this rank in the step, taken where it happened:
     loss, norm      sum over the rank's masked tokens, and the gradient's norm, as float.hex
     masked_tokens   number of the rank's masked tokens
 
+With ALLOCATED set, FOLDER/rank-R.allocated has a line "step,MiB" for each step: see `record_allocated`.
+
 Before the first step it writes the time-outs of all groups of processes, in seconds, to FOLDER/rank-R.timeouts.
 
 The faults are in FAULTS below. A "kill" ends all processes of the launch, its launcher included, by SIGKILL; the fault
 that did it is in FOLDER/killed.
 """
 
+import ctypes
 import errno
 import functools
 import json
@@ -98,6 +101,22 @@ def record_steps():
     wrap(Masker, "__call__", after=note_rows)
     wrap(LogWindow, "add", before=note_loss)
     wrap(Trainer, "_train_step", before=begin, after=end)
+
+
+def record_allocated():
+    """Write, for each step, how many MiB the memory allocator (glibc's) has given out: what it keeps beyond that, in
+    pieces that nothing fits, is no leak."""
+    file = (TRACE / f"rank-{RANK}.allocated").open("w", buffering=1)
+    fields = ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
+    information = type("mallinfo2", (ctypes.Structure,), {"_fields_": [(name, ctypes.c_size_t) for name in fields]})
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = information
+
+    def end(_stop, trainer, *_):
+        found = mallinfo2()
+        file.write(f"{trainer.progress.step},{(found.uordblks + found.hblkhd) / 2**20:.3f}\n")
+
+    wrap(Trainer, "_train_step", after=end)
 
 
 def record_timeouts(*_):
@@ -252,6 +271,8 @@ def main():
     """The run, recorded."""
     config = load_config(sys.argv[1:])
     record_steps()
+    if os.environ.get("ALLOCATED"):
+        record_allocated()
     wrap(engine, "build_engine", after=record_timeouts)
     # Wrapped around the recording: a fault after a step comes after its line.
     if FAULT:
