@@ -319,7 +319,7 @@ def test_every_recipe_runs_for_two_steps_a_stage(run, name, tmp_path, tiny_genom
         "path": str(tmp_path / "corpus"),
         "prepare": {
             "inputs": [str(tiny_genome)],
-            "tokens": (values["corpus"]["prepare"] or values["corpus"])["tokens"] or "kmer:6",
+            "tokens": (values["corpus"]["prepare"] or values["corpus"]).get("tokens") or "kmer:6",
             "window_tokens": 40,
             "validation_chromosomes": ["three"],
         },
