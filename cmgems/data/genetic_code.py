@@ -72,6 +72,18 @@ def stop_codons(code: int = 1) -> frozenset[bytes]:
     return frozenset(codon.encode() for codon, letter in zip(_NCBI_ORDER, _CODES[code], strict=True) if letter == STOP)
 
 
+def has_stop_inside(sequence: bytes, code: int = 1) -> bool:
+    """Return whether any codon of a sequence in frame but the last one ends a protein.
+
+    Examples
+    --------
+    >>> has_stop_inside(b"ATGGCATAA"), has_stop_inside(b"ATGTAAGCA")
+    (False, True)
+    """
+    stops = stop_codons(code)
+    return any(sequence[i : i + CODON] in stops for i in range(0, len(sequence) - CODON, CODON))
+
+
 def synonyms(code: int = 1) -> npt.NDArray[np.bool_]:
     """Return which codons have the same amino acid, bool [64, 64], in the order of the token ids."""
     letters = np.frombuffer(amino_acids(code).encode(), dtype=np.uint8)

@@ -12,7 +12,7 @@ from pathlib import Path
 from xxhash import xxh3_128_intdigest
 
 from cmgems.data.annotation import Feature, Unreadable, read_genbank, read_gff
-from cmgems.data.genetic_code import CODON, stop_codons
+from cmgems.data.genetic_code import CODON, has_stop_inside
 from cmgems.data.genomes import Piece, read_bases
 from cmgems.data.settings import PrepareConfig
 from cmgems.errors import UserError
@@ -54,10 +54,7 @@ def _fault(sequence: bytes, config: PrepareConfig) -> str:
         return ""
     if len(sequence) % CODON:
         return "length not a multiple of 3"
-    stops = stop_codons(config.genetic_code)
-    if any(sequence[i : i + CODON] in stops for i in range(0, len(sequence) - CODON, CODON)):
-        return "stop codon inside"
-    return ""
+    return "stop codon inside" if has_stop_inside(sequence, config.genetic_code) else ""
 
 
 def _whole(pieces: Iterable[Piece]) -> Iterator[Piece]:

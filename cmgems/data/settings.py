@@ -13,7 +13,6 @@ from cmgems.errors import UserError
 from cmgems.settings import OpenShare, Settings, Share
 
 _PLAIN_NAMES = {"nucleotide": (1, 1), "codon": (3, 3)}
-_NOTHING = object()
 
 
 class PrepareConfig(Settings):
@@ -72,7 +71,7 @@ class PrepareConfig(Settings):
         later = {"records": "chromosomes", "annotation": [], "genetic_code": 1, "alphabet": "dna"}
         if replace(self.tokenization, alphabet="dna") == Tokenization(self.k):
             later |= {"tokens": self.tokens, "word": self.word}
-        return {name: value for name, value in values.items() if value != later.get(name, _NOTHING)}
+        return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
     @model_validator(mode="after")
     def _of_coding_sequences(self) -> "PrepareConfig":

