@@ -130,6 +130,8 @@ def _genbank_features(stream: BufferedReader, name: str, kinds: Collection[bytes
         kind = line[_KEY_COLUMN:_LOCATION_COLUMN].rstrip()
         if kind in kinds and not line[:_KEY_COLUMN].strip():
             feature = [str(number), kind.decode(), line[_LOCATION_COLUMN:].strip().decode(errors="replace")]
+    if feature:
+        yield _genbank_feature(feature, chromosome, name)
     if not is_genbank:
         raise UserError(f"{name}: no GenBank record, so no features; FASTA needs an annotation in GFF3 (--annotation)")
 

@@ -50,7 +50,7 @@ def _fault(sequence: bytes, config: PrepareConfig) -> str:
     """Return why a sequence cannot be used; empty if it can."""
     if config.tokenization.tokens(len(sequence)) < config.min_window_tokens:
         return "shorter than min_window_tokens"
-    if config.tokenization.stride % CODON:
+    if config.tokenization.stride != CODON:  # tokens that begin elsewhere have no reading frame
         return ""
     if len(sequence) % CODON:
         return "length not a multiple of 3"

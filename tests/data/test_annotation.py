@@ -106,6 +106,9 @@ def test_names_frames_and_pseudogenes_are_read_from_the_qualifiers(tmp_path):
         Feature("CDS", "chrA", part, False, "t2", 0, True),
         Feature("CDS", "chrA", part, False, "", 0, True),
     ]
+    assert list(read_genbank(str(tmp_path / "a.gb"), kinds=["gene"])) == [
+        Feature("gene", "chrA", ((0, 4),), False)  # which is at the end of the file
+    ]
 
 
 def test_what_is_no_genbank_file_is_refused(tmp_path):

@@ -1,6 +1,6 @@
 """python -m tests.inputs: how many inputs of the table have which outcome."""
 
-from tests.inputs import genomes, models, settings, tables
+from tests.inputs import genomes, models, sequences, settings, tables
 
 READ, REFUSED, NAMED = "read", "refused", "passed over by name"
 COUNTS = {
@@ -9,6 +9,7 @@ COUNTS = {
         REFUSED: len(genomes.REFUSED) + len(genomes.NOT_FILES),
         NAMED: len(genomes.SAID),
     },
+    "transcripts": {READ: len(sequences.READ), REFUSED: len(sequences.REFUSED)},
     "counts tables": {READ: len(tables.READ), REFUSED: len(tables.REFUSED)},
     "recipes": {REFUSED: len(settings.RECIPES)},
     "command lines": {REFUSED: len(settings.COMMANDS)},

@@ -8,16 +8,19 @@ import os
 import random
 import re
 import time
+from collections import Counter
 
 import pytest
 import yaml
 
 from cmgems.config.command_line import load_config
 from cmgems.data import genome_text
+from cmgems.data.annotation import Unreadable, read_genbank, read_gff
 from cmgems.data.genomes import read_runs
 from cmgems.data.kmer_tables import kmers, read_counts
 from cmgems.errors import UserError
 from tests.data.runs import joined
+from tests.data.test_annotation import GENBANK, GFF, QUALIFIED
 from tests.inputs import genomes, settings, tables
 
 pytestmark = pytest.mark.matrix
@@ -52,6 +55,15 @@ PIECES += [
     b": ",
     b"- ",
     b"!!python/name:x",
+    b"     CDS             1..9\n",
+    b"                     /pseudo\n",
+    b"complement(",
+    b"join(",
+    b"..",
+    b",",
+    b")",
+    b"chr\t.\tCDS\t1\t9\t.\t+\t0\tID=x\n",
+    b";Parent=a,b",
 ]
 
 
@@ -141,6 +153,40 @@ def check_genbank(content, found):
     assert found == expected, content
 
 
+def check_annotated_genbank(content, found):
+    """The lines of features, and the numbers in their locations, are those of a plain reading."""
+    lines = [line.rstrip(b" \t\n\r\v\f") for line in re.split(rb"\r\n|\r|\n", content.removeprefix(b"\xef\xbb\xbf"))]
+    lines = [line for line in lines if line]
+    expected = []
+    for line, following in zip(lines, [*lines[1:], b""], strict=True):
+        goes_on = not following[:21].strip() and following[21:].strip() and not following.strip().startswith(b"/")
+        one_line = re.fullmatch(rb"     (gene|CDS) {12,13}(\d{1,15})\.\.(\d{1,15})", line)
+        if one_line and line.index(one_line[2]) == 21 and not goes_on and 0 < int(one_line[2]) <= int(one_line[3]):
+            expected.append((one_line[1].decode(), int(one_line[2]) - 1, int(one_line[3])))
+    simple = [
+        (feature.kind, feature.left, feature.right)
+        for feature in found
+        if not isinstance(feature, Unreadable) and len(feature.parts) == 1 and not feature.is_reverse
+    ]
+    assert not Counter(expected) - Counter(simple), content
+
+
+def check_gff(content, found):
+    """A plain split of lines and cells finds the same parts of coding sequences."""
+    parts = Counter()
+    for line in re.split(rb"\r\n|\r|\n", content.removeprefix(b"\xef\xbb\xbf")):
+        if line.startswith(b"##FASTA"):
+            break
+        cells = line.split(b"\t")
+        if line.startswith(b"#") or cells[2:3] != [b"CDS"]:
+            continue
+        found_parents = re.findall(r"(?:^|;)\s*Parent\s*=([^;]*)", cells[8].decode(errors="replace"))
+        parents = found_parents[-1].strip() if found_parents else ""
+        strand = cells[6] == b"-"
+        parts[int(cells[3]) - 1, int(cells[4]), strand] += parents.count(",") + 1
+    assert Counter((*part, feature.is_reverse) for feature in found for part in feature.parts) == parts, content
+
+
 def check_counts(content, found):
     """A plain split of lines and cells finds the same counts, where there are no quotes."""
     k, counts = found
@@ -173,6 +219,20 @@ def test_genbank(tmp_path):
         tmp_path / "genome",
         "GenBank",
     )
+
+
+def test_annotated_genbank(tmp_path):
+    fuzz(
+        [GENBANK, QUALIFIED],
+        lambda path: list(read_genbank(str(path))),
+        _where(b"LOCUS", check_annotated_genbank),
+        tmp_path / "genome.gb",
+        "annotated GenBank",
+    )
+
+
+def test_gff(tmp_path):
+    fuzz([GFF], lambda path: list(read_gff(path)), check_gff, tmp_path / "genes.gff3", "GFF3")
 
 
 def _where(begin, check):
