@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict
@@ -20,7 +20,7 @@ from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import count_kmers
 from cmgems.downstream.settings import BenchmarkConfig
 from cmgems.errors import CmgemsError, IncompleteError, UserError
-from cmgems.masking.npmi import Counts, human_counts, npmi_from_counts, write_npmi
+from cmgems.masking.npmi import Counts, Method, human_counts, npmi_from_counts, write_npmi
 from cmgems.runtime.logging import configure_logging
 from cmgems.runtime.process import exit_on_error
 from cmgems.runtime.progress import ProgressLines
@@ -75,7 +75,7 @@ class Npmi(Settings):
     """CSV with columns `kmer,count`; `human` for the human 6-mer counts that ship with cmgems."""
     k: int | None = Field(default=None, ge=2, le=8)
     """Length of the k-mers to count in the corpus, at every nucleotide; empty: the words of the corpus."""
-    method: Literal["all", "published", "synonymous"] = NpmiConfig().method
+    method: Method = NpmiConfig().method
     """`all`: the minimum over all segmentations; `published`: the arithmetic of GeneMask's published table;
     `synonymous`: pairs of codons against what their amino acids and each codon's share among its synonyms give."""
     c: float = Field(default=NpmiConfig().c, gt=1)

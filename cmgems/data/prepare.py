@@ -22,7 +22,7 @@ from xxhash import xxh3_64_intdigest
 
 from cmgems.data.clusters import families_of
 from cmgems.data.corpus import COUNTS, DATA, FORMAT, MANIFEST, WORD_COUNTS, describe_files
-from cmgems.data.genomes import Piece, genome_file, split_runs
+from cmgems.data.genomes import Piece, genome_file, read_bases, split_runs
 from cmgems.data.kmer_tables import write_counts
 from cmgems.data.sequences import Dropped, read_sequences
 from cmgems.data.settings import PrepareConfig
@@ -51,9 +51,9 @@ _BATCH = 1 << 20  # nucleotides in a record batch of the Arrow file
 def prepare_corpus(config: PrepareConfig, output: Path, progress: bool = True) -> dict[str, Any]:
     """Cut genomes into windows and write them as a corpus.
 
-    The inputs are read twice: once for the lengths of the chromosomes, once to cut them. Memory does not grow with the
-    genome, but for 8 bytes a window, by which exact duplicates are found (twice that for a moment). Transcripts and
-    coding sequences are all in memory while similar ones are looked for.
+    Chromosomes are read twice: once for their lengths, once to cut them. Memory does not grow with the genome, but for
+    8 bytes a window, by which exact duplicates are found (twice that for a moment). Transcripts and coding sequences
+    are read once, and all in memory.
 
     Parameters
     ----------
@@ -121,9 +121,9 @@ def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[s
     _check_sequences(chromosomes, dropped, config)
     families = families_of(sequences)
     starts = validation_starts(chromosomes, config, families)
-    sequences.clear()
     total = sum(chromosome.length for chromosome in chromosomes.values())
-    pieces = _with_progress(read_sequences(config, Dropped()), "cutting", total, progress)
+    again = (Piece(name, 0, bases) for name, bases in sequences.items()) if sequences else read_bases(*config.inputs)
+    pieces = _with_progress(again, "cutting", total, progress)
 
     with (
         _SplitWriter(folder / "train", config.tokenization) as train,

@@ -31,6 +31,11 @@ class Chromosome:
     regions: "array[int]" = field(default_factory=lambda: array("q"))
     """Position of the first nucleotide of its first region, position after the last; the same of the second; ..."""
 
+    @property
+    def unambiguous(self) -> int:
+        """How many of its nucleotides are A, C, G or T."""
+        return self.length - self.ambiguous
+
     def add(self, piece: Piece) -> None:
         """Count one more piece."""
         self.length += len(piece.bases)
@@ -83,7 +88,7 @@ def validation_starts(
     if len(chromosomes) == 1:
         [(name, chromosome)] = chromosomes.items()
         return {name: _border(chromosome, round(chromosome.length * config.validation_share))}
-    return dict.fromkeys(_choose(chromosomes, config), 0)
+    return dict.fromkeys(_nearest({name: size.unambiguous for name, size in chromosomes.items()}, config), 0)
 
 
 def assign(pieces: Iterable[Piece], starts: Mapping[str, int]) -> Iterator[tuple[Split, Piece]]:
@@ -116,10 +121,6 @@ def _check_names(chromosomes: Mapping[str, Chromosome], names: list[str]) -> Non
         raise UserError(f"validation_chromosomes: leave some for training; these are all that there are: {existing}")
 
 
-def _choose(chromosomes: Mapping[str, Chromosome], config: PrepareConfig) -> list[str]:
-    return _nearest({name: size.length - size.ambiguous for name, size in chromosomes.items()}, config)
-
-
 def _choose_families(
     chromosomes: Mapping[str, Chromosome], config: PrepareConfig, family_of: Mapping[str, int]
 ) -> list[str]:
@@ -132,10 +133,7 @@ def _choose_families(
             "name those for validation (validation_chromosomes)"
         )
     members = {names[0]: names for names in families.values()}
-    sizes = {
-        first: sum(chromosomes[name].length - chromosomes[name].ambiguous for name in names)
-        for first, names in members.items()
-    }
+    sizes = {first: sum(chromosomes[name].unambiguous for name in names) for first, names in members.items()}
     return [name for first in _nearest(sizes, config) for name in members[first]]
 
 

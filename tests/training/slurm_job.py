@@ -7,9 +7,10 @@ from tests.training.launching import REPOSITORY, logged
 
 
 class Job:
-    """A pretraining of the tiny recipe by slurm/pretrain.sh."""
+    """A pretraining by slurm/pretrain.sh."""
 
     def __init__(self, cluster, recipe, folder, uri, overrides, options, environment):
+        folder.mkdir(exist_ok=True)
         self.cluster, self.folder, self.log = cluster, folder / "run", folder / "job.log"
         self.number = cluster.run(
             *("sbatch", "--parsable", *OPTIONS, f"--output={self.log}", *options),

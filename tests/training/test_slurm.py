@@ -30,10 +30,10 @@ def submit(slurm, tiny_recipe, tmp_path):
     """Function that submits slurm/pretrain.sh with the tiny recipe, settings and options of sbatch."""
     jobs = []
 
-    def begin(*overrides, options=(), environment=None, cluster=slurm):
-        uri = f"sqlite:///{tmp_path}/mlflow.db"
+    def begin(*overrides, options=(), environment=None, cluster=slurm, recipe=tiny_recipe, folder=tmp_path):
+        uri = f"sqlite:///{folder}/mlflow.db"
         mlflow.set_tracking_uri(uri)
-        jobs.append(Job(cluster, tiny_recipe, tmp_path, uri, overrides, options, environment or {}))
+        jobs.append(Job(cluster, recipe, folder, uri, overrides, options, environment or {}))
         return jobs[-1]
 
     yield begin
@@ -127,6 +127,25 @@ def test_after_a_signal_the_job_goes_on_where_it_was(hit_on_its_way):
 def test_after_a_signal_a_job_of_an_array_goes_on_where_it_was(hit_on_its_way):
     _, lost = hit_on_its_way(signal, "stopped by a signal: the job returns to the queue", options=["--array=7"])
     assert lost == 0
+
+
+@matrix
+def test_a_job_over_codons_goes_on_where_it_was(submit, tmp_path):
+    settings = (
+        *("--corpus.path", str(tmp_path / "corpus"), "--training.steps", "60", "--tracking.log_every", "1"),
+        *("--evaluation.every", "20", "--evaluation.windows", "50", "--optimizer.warmup_steps", "10"),
+        *("--curriculum.stages.0.until", '{"kind": "step", "at": 40}'),
+    )
+    undisturbed = submit(*settings, recipe="codons-cm-gems-15", folder=tmp_path / "undisturbed")
+    undisturbed.end(seconds=600)
+    job = submit(*settings, recipe="codons-cm-gems-15", folder=tmp_path / "hit")
+    job.wait_for_step(25)
+    signal(job)
+    done = job.end(seconds=600)
+    assert (done["NodeList"], done["Restarts"]) == ("node[1-2]", "1")
+    assert "bits per hidden codon: span" in job.node_log("node1", 1)
+    assert logged(job.folder, "train/loss") == pytest.approx(logged(undisturbed.folder, "train/loss"), rel=1e-6)
+    assert set(logged(job.folder, "codon_bits/span")) == {20, 40, 60}
 
 
 @matrix
