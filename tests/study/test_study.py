@@ -140,12 +140,6 @@ def test_the_page_is_made_of_the_results(whole, tmp_path):
     }
 
 
-def test_two_workers_have_the_same_results(whole, study_file):
-    code, output = run(study_file, "--workers", "2")
-    assert code == 0, output
-    assert results(study_file) == results(whole)
-
-
 def test_a_study_that_is_killed_has_the_same_results_and_does_nothing_twice(whole, study_file):
     process = start(study_file)
     folder = study_file.parent / "results"
@@ -163,7 +157,7 @@ def test_a_study_that_is_killed_has_the_same_results_and_does_nothing_twice(whol
     assert sum(log.count("step 8  validation perplexity") for log in logs) == 3  # span-1, span-2, genemask-1
 
 
-def test_a_study_that_is_stopped_goes_on(whole, study_file):
+def test_two_workers_that_are_stopped_go_on_to_the_same_results(whole, study_file):
     process = start(study_file, "--workers", "2")
     folder = study_file.parents[1] / "runs/studies/toy"
     wait_for(lambda: list(folder.glob("*/tracking.jsonl")))

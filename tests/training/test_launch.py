@@ -33,13 +33,19 @@ def test_two_processes_with_deepspeed_zero_2_train_as_one(pretrain, tmp_path):
     assert (tmp_path / "run/models/step-00000012/model.safetensors").exists()
 
 
-@slow
-def test_every_launch_starts_from_the_same_weights_bit_for_bit(pretrain, tmp_path):
+@pytest.mark.parametrize(
+    "launches",
+    [
+        pytest.param([("ddp", 1), ("zero2", 2), ("zero3", 2)], marks=slow),
+        pytest.param([("ddp", 1), ("ddp", 2), ("zero3", 1), ("zero3", 2)], marks=pytest.mark.matrix),
+    ],
+)
+def test_every_launch_starts_from_the_same_weights_bit_for_bit(pretrain, tmp_path, launches):
     variant = {"embedding_init": "nucleotides", "position_init": "sinusoidal", "attention_init": "neighbours"}
     settings = [argument for name, value in variant.items() for argument in (f"--model.{name}", value)]
     settings += ["--checkpoint.milestones", "0", "--training.steps", "8", "--optimizer.warmup_steps", "1"]
     digests = {}
-    for name, processes in (("ddp", 1), ("ddp", 2), ("zero2", 2), ("zero3", 1), ("zero3", 2)):
+    for name, processes in launches:
         output = tmp_path / f"{name}-{processes}"
         finished = pretrain(config(name, processes), *settings, "--output", str(output))
         assert finished.returncode == 0, finished.stderr

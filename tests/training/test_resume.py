@@ -25,7 +25,7 @@ from tests.training.launching import (
     logged,
 )
 
-slow = pytest.mark.slow
+slow, matrix = pytest.mark.slow, pytest.mark.matrix
 LAST_GOOD, LAST = "checkpoints/step-00000008", "checkpoints/step-00000012"
 
 
@@ -115,13 +115,12 @@ UNIVERSAL_FILES = ["exp_avg.pt", "exp_avg_sq.pt", "fp32.pt", "optimizer_state.pt
 MODEL_FILE, OPTIMIZER_FILE = "mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"
 
 
-@slow
 @pytest.mark.parametrize(
     ("name", "before", "read"),
     [
-        ("zero3", 2, [*UNIVERSAL_FILES, "zero_pp_rank_0_mp_rank_00_model_states.pt"]),
-        ("zero3", 1, [OPTIMIZER_FILE, "zero_pp_rank_0_mp_rank_00_model_states.pt"]),
-        ("zero2", 1, [OPTIMIZER_FILE, MODEL_FILE]),
+        pytest.param("zero3", 2, [*UNIVERSAL_FILES, "zero_pp_rank_0_mp_rank_00_model_states.pt"], marks=slow),
+        pytest.param("zero3", 1, [OPTIMIZER_FILE, "zero_pp_rank_0_mp_rank_00_model_states.pt"], marks=matrix),
+        pytest.param("zero2", 1, [OPTIMIZER_FILE, MODEL_FILE], marks=slow),
     ],
 )
 def test_code_in_a_file_of_a_checkpoint_of_deepspeed_is_never_run(
