@@ -13,12 +13,12 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from cmgems.downstream.classifier import digest, load_classifier, load_encoder
+from cmgems.downstream.classifier import load_classifier
 from cmgems.downstream.confusion import draw_result
 from cmgems.downstream.data import TaskData
 from cmgems.downstream.features import FeatureReader, Features
 from cmgems.downstream.finetuning import ComputeConfig, Outcome, fine_tune
-from cmgems.downstream.inputs import Encoder, Rows, summarise_lengths
+from cmgems.downstream.inputs import Rows, summarise_lengths
 from cmgems.downstream.integrity import check_integrity
 from cmgems.downstream.objectives import CLASSIFICATION, ValueRegression, value_regression
 from cmgems.downstream.pooling import MeanPooledClassifier
@@ -41,6 +41,8 @@ from cmgems.downstream.scores import Estimates, Predictions, best_value, confusi
 from cmgems.downstream.subjects import Candidate
 from cmgems.downstream.tasks import Suite, Task
 from cmgems.errors import DivergedError, UserError
+from cmgems.inference.encoder import Encoder
+from cmgems.inference.source import digest, load_encoder
 from cmgems.runtime.files import apply_umask
 
 logger = logging.getLogger(__name__)

@@ -10,13 +10,15 @@ import numpy.typing as npt
 import torch
 from accelerate import PartialState
 
-from cmgems.downstream.classifier import Source, load_classifier, load_encoder
+from cmgems.downstream.classifier import load_classifier
 from cmgems.downstream.data import TaskData
 from cmgems.downstream.finetuning import ComputeConfig, check_precision
-from cmgems.downstream.inputs import Encoder, Rows, collate, summarise_lengths
+from cmgems.downstream.inputs import Rows, collate, summarise_lengths
 from cmgems.downstream.regression import kmer_shares
 from cmgems.downstream.tfidf import tfidf
 from cmgems.errors import UserError
+from cmgems.inference.encoder import Encoder
+from cmgems.inference.source import Source, load_encoder
 from cmgems.runtime.progress import ProgressLines
 
 Values = npt.NDArray[np.floating]

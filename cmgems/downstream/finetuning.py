@@ -28,11 +28,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from cmgems.downstream.inputs import Encoder, Rows, collate
+from cmgems.downstream.inputs import Rows, collate
 from cmgems.downstream.objectives import CLASSIFICATION, Objective
 from cmgems.downstream.scores import Estimates, Predictions, score
 from cmgems.downstream.tasks import Recipe
 from cmgems.errors import DivergedError, UserError
+from cmgems.inference.encoder import Encoder
 from cmgems.runtime.process import world_size
 from cmgems.runtime.progress import ProgressLines
 from cmgems.training.launch import launched_with_deepspeed

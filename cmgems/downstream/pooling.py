@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from cmgems.downstream.inputs import Encoder
 from cmgems.errors import UserError
+from cmgems.inference.encoder import Encoder
 
 HEAD = "head.safetensors"
 """File of the linear layer, beside the saved encoder."""

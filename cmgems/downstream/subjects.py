@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cmgems.downstream.classifier import Source
 from cmgems.downstream.results import Kind
 from cmgems.downstream.settings import ScoringConfig
+from cmgems.inference.source import Source
 from cmgems.tracking.journal import find_place
 
 UNTRAINED = "step-00000000"

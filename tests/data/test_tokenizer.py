@@ -23,7 +23,7 @@ from cmgems.data.tokenizer import (
     vocabulary,
     vocabulary_size,
 )
-from cmgems.downstream.inputs import make_encoder
+from cmgems.inference.encoder import make_encoder
 
 DNA = st.text("ACGT", max_size=60)
 MESSY = st.text("ACGTUNacgtun-é", max_size=60)

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, dynamic_module_utils
 
-from cmgems.downstream.classifier import Source, digest, load_classifier, load_encoder
+from cmgems.downstream.classifier import load_classifier
 from cmgems.errors import UserError
+from cmgems.inference.source import Source, digest, load_encoder
 from tests.downstream import models
 
 

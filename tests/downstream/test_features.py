@@ -6,12 +6,12 @@ import torch
 from transformers import AutoModel, AutoTokenizer, dynamic_module_utils
 
 from cmgems.downstream import features
-from cmgems.downstream.classifier import Source, load_encoder
 from cmgems.downstream.data import Split, TaskData
 from cmgems.downstream.features import FeatureReader, model_features
 from cmgems.downstream.finetuning import ComputeConfig
 from cmgems.downstream.regression import kmer_shares
 from cmgems.errors import UserError
+from cmgems.inference.source import Source, load_encoder
 from tests.downstream import models
 from tests.downstream.probe_independently import feature_row
 

@@ -9,13 +9,14 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import dynamic_module_utils
 
-from cmgems.downstream.classifier import Source, load_classifier, load_encoder
+from cmgems.downstream.classifier import load_classifier
 from cmgems.downstream.data import Split
 from cmgems.downstream.finetuning import ComputeConfig, _arguments, _micro_batches, fine_tune
 from cmgems.downstream.inputs import Rows
 from cmgems.downstream.scores import score
 from cmgems.downstream.tasks import Recipe
 from cmgems.errors import DivergedError, UserError
+from cmgems.inference.source import Source, load_encoder
 from tests.downstream import models
 
 ON_CPU = ComputeConfig()

@@ -13,19 +13,11 @@ from tokenizers import models as tokenizer_models
 from transformers import AutoTokenizer, BertConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
 from cmgems.data.tokenizer import build_tokenizer, encode
-from cmgems.downstream.classifier import Source, load_encoder
 from cmgems.downstream.data import Split
-from cmgems.downstream.inputs import (
-    Encoder,
-    LengthSummary,
-    Rows,
-    as_kmers,
-    collate,
-    make_encoder,
-    summarise,
-    summarise_lengths,
-)
+from cmgems.downstream.inputs import LengthSummary, Rows, collate, summarise, summarise_lengths
 from cmgems.errors import UserError
+from cmgems.inference.encoder import Encoder, as_kmers, make_encoder
+from cmgems.inference.source import Source, load_encoder
 from tests.downstream import models
 
 SEQUENCE = "".join(random.Random(1).choices("ACGT", k=50))

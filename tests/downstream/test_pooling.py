@@ -6,13 +6,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from cmgems.downstream.classifier import Source, load_classifier, load_encoder
+from cmgems.downstream.classifier import load_classifier
 from cmgems.downstream.data import Split
 from cmgems.downstream.inputs import Rows, collate
 from cmgems.downstream.pooling import HEAD, MeanPooledClassifier
 from cmgems.downstream.settings import BenchmarkConfig
 from cmgems.downstream.tasks import Recipe
 from cmgems.errors import UserError
+from cmgems.inference.source import Source, load_encoder
 from tests.downstream import models
 
 SEQUENCES = ["ACGTTGCAACGT", "GGGTTTAA", "ACGTA"]

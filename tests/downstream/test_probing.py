@@ -9,13 +9,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from cmgems.downstream import probing
-from cmgems.downstream.classifier import Source
 from cmgems.downstream.data import Split, TaskData, read_task
 from cmgems.downstream.features import model_features
 from cmgems.downstream.finetuning import ComputeConfig
 from cmgems.downstream.probing import PENALTIES, UNCHOSEN_PENALTY, bootstrap, probe
 from cmgems.downstream.scores import score
 from cmgems.errors import UserError
+from cmgems.inference.source import Source
 from tests.downstream import models, probe_independently
 
 

@@ -11,7 +11,7 @@ import yaml
 from mlflow import MlflowClient
 
 from cmgems.cli import main
-from cmgems.downstream.classifier import Source, load_classifier, load_encoder
+from cmgems.downstream.classifier import load_classifier
 from cmgems.downstream.data import Split
 from cmgems.downstream.finetuning import ComputeConfig, fine_tune
 from cmgems.downstream.inputs import Rows
@@ -19,6 +19,7 @@ from cmgems.downstream.objectives import value_regression
 from cmgems.downstream.scores import score
 from cmgems.downstream.tasks import Recipe
 from cmgems.errors import UserError
+from cmgems.inference.source import Source, load_encoder
 from cmgems.report.page import write_report
 from tests.downstream.models import ours
 from tests.training.launching import forget_accelerator

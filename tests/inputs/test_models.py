@@ -8,8 +8,9 @@ import torch
 from cmgems.config.schema import ModelConfig
 from cmgems.data.tokenization import Tokenization
 from cmgems.data.tokenizer import build_tokenizer
-from cmgems.downstream.classifier import Source, digest, load_classifier, load_encoder
+from cmgems.downstream.classifier import load_classifier
 from cmgems.errors import UserError
+from cmgems.inference.source import Source, digest, load_encoder
 from cmgems.model.bert import build_model, check_init_from
 from tests.inputs.models import FAULTS
 

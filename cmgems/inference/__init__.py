@@ -1,0 +1,1 @@
+"""A trained model in use: embeddings, scores of variants, predictions of hidden nucleotides."""
