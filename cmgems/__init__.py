@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cmgems.api import evaluate, load, train
     from cmgems.curriculum.controller import Controller
     from cmgems.data.corpus import load_corpus
     from cmgems.data.tokenizer import build_tokenizer
@@ -13,7 +14,17 @@ if TYPE_CHECKING:
     from cmgems.masking.masker import Masker
     from cmgems.masking.npmi import NpmiTable
 
-__all__ = ["Controller", "Masker", "MaskingCollator", "NpmiTable", "build_tokenizer", "load_corpus"]
+__all__ = [
+    "Controller",
+    "Masker",
+    "MaskingCollator",
+    "NpmiTable",
+    "build_tokenizer",
+    "evaluate",
+    "load",
+    "load_corpus",
+    "train",
+]
 
 _HOMES = {
     "Controller": "curriculum.controller",
@@ -21,7 +32,10 @@ _HOMES = {
     "MaskingCollator": "masking.collator",
     "NpmiTable": "masking.npmi",
     "build_tokenizer": "data.tokenizer",
+    "evaluate": "api",
+    "load": "api",
     "load_corpus": "data.corpus",
+    "train": "api",
 }
 
 

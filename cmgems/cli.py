@@ -20,6 +20,7 @@ from cmgems.data.settings import PrepareConfig
 from cmgems.data.tokenizer import count_kmers
 from cmgems.downstream.settings import BenchmarkConfig
 from cmgems.errors import CmgemsError, IncompleteError, UserError
+from cmgems.inference.settings import EmbedConfig, ScoreConfig
 from cmgems.masking.npmi import Counts, Method, human_counts, npmi_from_counts, write_npmi
 from cmgems.runtime.logging import configure_logging
 from cmgems.runtime.process import exit_on_error
@@ -199,6 +200,35 @@ class Benchmark(BenchmarkConfig):
         benchmark(self)
 
 
+class Embed(EmbedConfig):
+    """Write the embeddings of sequences by a model. `accelerate launch -m cmgems embed ...` shares the work between
+    several processes."""
+
+    input: CliPositionalArg[str]
+    """Sequences: a FASTA or GenBank file, a BED file (with --genome), a CSV or TSV file with a column `sequence`, a
+    Hugging Face dataset; compressed or not."""
+
+    def cli_cmd(self) -> None:
+        """Embed."""
+        from cmgems.inference.embedding import embed_to_files  # here, because it takes seconds to import
+
+        embed_to_files(self.input, EmbedConfig(**self.model_dump(exclude={"input"})))
+
+
+class Score(ScoreConfig):
+    """Score variants: the log-likelihood ratio of each alternative allele and the reference by a model."""
+
+    variants: CliPositionalArg[Path]
+    """A VCF file, or a CSV or TSV file with columns chromosome, position (from 1), reference and alternative;
+    compressed or not."""
+
+    def cli_cmd(self) -> None:
+        """Score."""
+        from cmgems.inference.scoring import score_to_file  # here, because it takes seconds to import
+
+        score_to_file(self.variants, ScoreConfig(**self.model_dump(exclude={"variants"})))
+
+
 class Report(Settings):
     """Put the downstream scores of runs side by side and beside the published ones: a page, report.html. Or write the
     page of a study."""
@@ -300,6 +330,10 @@ class Commands(BaseSettings):
     """Print the path of a config file for `accelerate launch`."""
     benchmark: CliSubCommand[Benchmark]
     """Score a model on a suite of downstream tasks."""
+    embed: CliSubCommand[Embed]
+    """Write the embeddings of sequences."""
+    score: CliSubCommand[Score]
+    """Score variants."""
     report: CliSubCommand[Report]
     """Write a page on the downstream scores of runs."""
     study: CliSubCommand[RunStudy]

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from pathlib import Path
 
 from cmgems.config.command_line import load_config
 from cmgems.config.schema import PretrainConfig
@@ -12,8 +13,8 @@ from cmgems.runtime.signals import stopping_on_signals
 logger = logging.getLogger("cmgems.pretrain")  # of the module also where it is run as a script
 
 
-def pretrain(config: PretrainConfig) -> None:
-    """Run one process's part of the run that `config` describes."""
+def pretrain(config: PretrainConfig) -> Path:
+    """Run one process's part of the run that `config` describes; return the run's folder."""
     # Imported here, so that --help and invalid settings need not wait for torch.
     from cmgems.curriculum.controller import Controller
     from cmgems.model.cpu import prepare_cpu_memory
@@ -60,6 +61,7 @@ def pretrain(config: PretrainConfig) -> None:
             tracker.note(summary)
         logger.info(summary)
     accelerator.end_training()
+    return run.folder
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -42,6 +42,8 @@ COMMAND = SettingsConfigDict(
 )
 """How commands read their settings."""
 
+S = TypeVar("S", bound=BaseModel)
+
 DEPRECATED = {"--floors": "--baselines", "--no-floors": "--no-baselines"}
 """Options that have another name now, and are taken for one release."""
 
@@ -68,10 +70,39 @@ def load_config(arguments: list[str], program: str = "pretrain.py") -> PretrainC
     values = merge(read_named_recipe(recipe), overrides)
     for name, value in in_lists:
         _set_in_list(values, name, value)
+    return _of_recipe(recipe, values)
+
+
+def read_config(recipe: str, settings: dict[str, Any]) -> PretrainConfig:
+    """Return a recipe, given as to `--config`, with some settings replaced: a dict for each section, or a value.
+
+    Raises
+    ------
+    UserError
+        Naming the setting that is wrong.
+    """
+    return _of_recipe(recipe, merge(read_named_recipe(recipe), settings))
+
+
+def _of_recipe(recipe: str, values: dict[str, Any]) -> PretrainConfig:
     try:
-        return PretrainConfig.model_validate(values)
+        return validated(values, PretrainConfig)
+    except UserError as error:
+        raise UserError(f"{Path(recipe).name}: {error}") from None
+
+
+def validated(values: dict[str, Any], model: type[S]) -> S:
+    """Return the settings that `values` describe.
+
+    Raises
+    ------
+    UserError
+        Naming the setting that is wrong.
+    """
+    try:
+        return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{Path(recipe).name}: " + describe_validation_error(error, PretrainConfig)) from None
+        raise UserError(describe_validation_error(error, model)) from None
 
 
 def run_command(command: type[BaseSettings], arguments: list[str]) -> None:

@@ -142,7 +142,7 @@ def _write_corpus(config: PrepareConfig, folder: Path, progress: bool) -> dict[s
     manifest = {
         "format": FORMAT,
         "config": config.model_dump(mode="json"),
-        "inputs": [_describe_input(source) for source in (*config.inputs, *config.annotation)],
+        "inputs": [describe_input(source) for source in (*config.inputs, *config.annotation)],
         "chromosomes": [_describe_chromosome(name, size, starts) for name, size in chromosomes.items()],
         "splits": {split: writer.totals() for split, writer in writers.items()},
         "duplicates_dropped": cut.windows - train.windows - validation.windows,
@@ -366,7 +366,8 @@ class _SplitWriter:
         (self._folder / "state.json").write_text(json.dumps(state, indent=1) + "\n")
 
 
-def _describe_input(source: str) -> dict[str, Any]:
+def describe_input(source: str) -> dict[str, Any]:
+    """Return name, size and SHA-256 of an input; of a dataset its name alone."""
     path = genome_file(source)
     if path is None:
         return {"name": source, "bytes": None, "sha256": None}

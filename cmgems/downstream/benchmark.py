@@ -34,8 +34,8 @@ from cmgems.training import environment
 logger = logging.getLogger(__name__)
 
 
-def benchmark(config: BenchmarkConfig) -> None:
-    """Score a model on a suite, and print a table.
+def benchmark(config: BenchmarkConfig) -> list[Result]:
+    """Score a model on a suite, print a table, and return the results.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def benchmark(config: BenchmarkConfig) -> None:
     mine = list(islice(units, first - 1, None, every))
     logger.info(f"suite {suite.name}: {len(mine)} scores to compute, {len(tasks)} tasks; results in {folder}")
     try:
-        score_units(scoring, mine)
+        return score_units(scoring, mine)
     finally:
         print("\n" + table(suite, tasks, read_results(folder, suite.name)), flush=True)
 

@@ -1,7 +1,6 @@
 """What a frozen model makes of sequences: the means of its hidden states, which a probe is fitted to."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from cmgems.downstream.regression import kmer_shares
 from cmgems.downstream.tfidf import tfidf
 from cmgems.errors import UserError
 from cmgems.inference.encoder import Encoder
+from cmgems.inference.hidden_states import precision_context
 from cmgems.inference.source import Source, load_encoder
 from cmgems.runtime.progress import ProgressLines
 
@@ -127,7 +127,7 @@ def mean_hidden_states(
         inputs = {
             key: value.to(device) for key, value in collate([rows[row] for row in batch], encoder.padding).items()
         }
-        with _precision(machine.precision, device):
+        with precision_context(machine.precision, device):
             hidden = _hidden_states(model, inputs, name)
         found = _means(hidden, encoder.own_tokens(inputs["attention_mask"]), inputs["row_of_window"], len(batch))
         if means is None:
@@ -166,8 +166,3 @@ def _means(
     sums = of_windows.new_zeros(rows, *of_windows.shape[1:]).index_add(0, row_of_window, of_windows)
     tokens = weights.new_zeros(rows).index_add(0, row_of_window, weights.sum(dim=1))
     return sums / tokens[:, None, None]
-
-
-def _precision(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    return torch.autocast(device.type, kinds[precision]) if precision in kinds else nullcontext()
