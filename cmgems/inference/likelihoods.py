@@ -120,13 +120,13 @@ class Scorer:
             yield context, hidden, sign / len(hidden) if change.is_indel else sign
 
     def _context(self, record: str, start: int, end: int, hidden: str) -> Masked:
-        """Return a window of the record with `hidden` in place of the nucleotides from start to end, in its middle; it
-        begins where a token does, counted from the record's beginning."""
-        stride = self._reader.tokens.stride
-        before = (self._length - len(hidden)) // 2
-        before = min(max(before, self._length - len(hidden) - (len(record) - end)), start)
+        """Return a window of the record with `hidden` in place of the nucleotides from start to end, in its middle: as
+        many before as after, so that both strands have the same. It begins where a token does, counted from the
+        record's beginning."""
+        stride, beside = self._reader.tokens.stride, (self._length - len(hidden)) // 2
+        before = min(max(beside, 2 * beside - (len(record) - end)), start)
         first = -(-(start - before) // stride) * stride
-        after = self._length - len(hidden) - (start - first)
+        after = 2 * beside - (start - first)
         bases = record[first:start] + "A" * len(hidden) + record[end : end + after]
         return Masked(bases, tuple(range(start - first, start - first + len(hidden))))
 

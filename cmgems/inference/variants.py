@@ -87,9 +87,9 @@ def read_variants(path: Path) -> Iterator[Variant]:
 
 def _of_vcf(text: TextIO, path: Path) -> Iterator[Variant]:
     row = 0
-    for number, line in enumerate(text, start=1):
-        if number == 1 and not line.startswith("##fileformat=VCF"):
-            raise UserError(f"{path}, line 1: not VCF, whose first line is ##fileformat=VCFv4.x")
+    if not text.readline().startswith("##fileformat=VCF"):
+        raise UserError(f"{path}, line 1: not VCF, whose first line is ##fileformat=VCFv4.x")
+    for number, line in enumerate(text, start=2):
         if line.startswith("#") or not line.strip():
             continue
         cells = line.rstrip("\n").split("\t")
