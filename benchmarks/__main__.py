@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import runs
 from benchmarks.measure import Rates, in_rounds, in_turns, machine, run
-from benchmarks.pieces import counting, masking, preparing, tokenizing
+from benchmarks.pieces import counting, embedding, masking, preparing, tokenizing
 
 Row = tuple[str, str, str, str, str, str]
 HEADER: Row = ("what", "unit", "ours", "beside", "ours to that", "target")
@@ -92,6 +92,11 @@ def benchmarks(work: Path) -> dict[str, Benchmark]:
             "`cmgems prepare` of 50 Mb, one core",
             {"ours": Value("bases/s", ">= 25 M")},
             lambda: {"ours": preparing(work, 50)},
+        ),
+        "embedding": turns(
+            "embedding by LOGO, windows of all lengths",
+            {"ours": Value("tokens/s", ">= 3 x P3", ("P3",))},
+            lambda: embedding(work),
         ),
         "logo": train("training LOGO", ">= 2.0 x P1", work, "logo"),
         "logo-full": train("training LOGO, full windows", ">= 0.97 x L", work, "logo", "--full"),

@@ -4,14 +4,17 @@ P1: the Trainer of transformers with its collator for masked language models, an
 separated by blanks, as the DNABERT scripts prepare them.
 P2: GeneMask's selection as a loop over sequences and centres that looks up each candidate's k-mer (Roy et al. 2023,
 "GeneMask: Fast Pretraining of Gene Sequences to Enable Few-Shot Learning", section 3, and the released script).
+P3: the pipeline of transformers for features, in batches, and the mean over each sequence's own tokens.
 L: a bare loop over batches that are already masked and in memory.
 """
 
 import tempfile
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 from transformers import (
     BertConfig,
@@ -21,6 +24,7 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    pipeline,
 )
 
 from cmgems.masking.masker import MaskedBatch
@@ -128,3 +132,12 @@ def train_bare(
         optimizer.zero_grad()
         times.append(time.perf_counter())
     return [later - earlier for earlier, later in pairwise(times)]
+
+
+def feature_means(model: Path, texts: list[str], batch: int) -> np.ndarray:
+    """P3: the mean of the last hidden states over the k-mers of each text [texts, width]."""
+    features = pipeline("feature-extraction", model=str(model), device="cpu")
+    found = features(texts, batch_size=batch)
+    return np.stack(
+        [np.mean(states[0][1 : len(text.split()) + 1], axis=0) for text, states in zip(texts, found, strict=True)]
+    )

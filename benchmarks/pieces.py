@@ -8,16 +8,21 @@ import numpy as np
 import torch
 
 from benchmarks.measure import cost, repeated
-from benchmarks.peers import genemask_loop, separated
+from benchmarks.peers import feature_means, genemask_loop, separated
 from benchmarks.training import K, write_genome
-from cmgems.data.tokenizer import build_tokenizer, count_kmers, encode_batch, vocabulary
+from cmgems.api import load
+from cmgems.config.command_line import read_config
+from cmgems.data.tokenization import Tokenization
+from cmgems.data.tokenizer import build_tokenizer, count_kmers, encode_batch, save_tokenizer, vocabulary
 from cmgems.masking.corruption import CorruptionConfig
 from cmgems.masking.counters import Counters
 from cmgems.masking.masker import FIRST_KMER, Masker
 from cmgems.masking.npmi import human_counts, npmi_from_counts
 from cmgems.masking.strategies import GeneMask, GlobalPmi
+from cmgems.model.bert import build_model
 
 ROWS, TOKENS = 32, 510
+EMBEDDED = 256
 CENTRE_PROBABILITY = 0.0176
 """GeneMask's share of centres for a mask rate of 15 % of 6-mers."""
 
@@ -71,6 +76,27 @@ def masking() -> dict[str, Callable[[], float]]:
         "genemask, choice alone": repeated(choice("genemask"), ROWS * TOKENS),
         "global_pmi, choice alone": repeated(choice("global_pmi"), ROWS * TOKENS),
         "P2": repeated(lambda: genemask_loop(ids, tokenizer, npmi, CENTRE_PROBABILITY, K), ROWS * TOKENS, 2),
+    }
+
+
+def embedding(work: Path) -> dict[str, Callable[[], float]]:
+    """Means of LOGO's last hidden states of windows of all lengths, in 6-mers a second; ours, and P3's."""
+    folder = work / "logo-model"
+    settings = read_config("logo-span-15", {"corpus": {"path": str(work)}}).model
+    model = build_model(settings, Tokenization(K), seed=0).bert
+    model.save_pretrained(folder)
+    save_tokenizer(folder, Tokenization(K), settings.max_positions)
+    lengths = np.random.default_rng(1).integers(5 + K - 1, TOKENS + K, EMBEDDED)
+    windows = [
+        window[:length] for window, length in zip(random_windows(EMBEDDED, TOKENS + K - 1), lengths, strict=True)
+    ]
+    texts = [separated(window, K) for window in windows]
+    ours = load(folder, device="cpu")
+    assert np.allclose(ours.embed(windows[:8]), feature_means(folder, texts[:8], 8), atol=1e-5)
+    tokens = int((lengths - K + 1).sum())
+    return {
+        "ours": repeated(lambda: ours.embed(windows), tokens),
+        "P3": repeated(lambda: feature_means(folder, texts, 8), tokens),
     }
 
 

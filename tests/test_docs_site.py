@@ -29,7 +29,7 @@ COMMANDS = [(page.name, " ".join(command.split())) for page in PAGES for command
 def parsed(monkeypatch):
     """Names of the commands that were parsed instead of run."""
     found = []
-    for command in (cli.Prepare, cli.Npmi, cli.Plan, cli.Benchmark, cli.Report, cli.RunStudy):
+    for command in (cli.Prepare, cli.Npmi, cli.Plan, cli.Benchmark, cli.Report, cli.RunStudy, cli.Embed, cli.Score):
         monkeypatch.setattr(command, "cli_cmd", lambda settings: found.append(type(settings).__name__))
     return found
 
@@ -42,6 +42,10 @@ def test_a_command_is_one_that_the_programs_take(page, command, parsed, tmp_path
     words = shlex.split(command)
     if words[0] == "cmgems":
         cli.main(words[1:])
+        assert len(parsed) == 1
+    elif words[0] == "accelerate" and "-m" in words:
+        assert words[words.index("-m") + 1] == "cmgems"
+        cli.main(words[words.index("-m") + 2 :])
         assert len(parsed) == 1
     elif "cmgems/pretrain.py" in words:
         load_config(words[words.index("cmgems/pretrain.py") + 1 :])

@@ -18,6 +18,7 @@ from cmgems.inference.likelihoods import Scorer, Scores
 from cmgems.inference.settings import BATCH_TOKENS, Pooling, Precision, Strands
 from cmgems.inference.source import Source, load_encoder, loading_errors, read_config
 from cmgems.inference.variants import Variant
+from cmgems.model.linear import use_linear
 
 
 class SequenceModel:
@@ -202,7 +203,7 @@ class SequenceModel:
         body = _load(AutoModel, self.source)
         if getattr(body, "pooler", None) is not None:
             body.pooler = None  # it is not used, and its weights may be random
-        return body.to(self.device).eval()
+        return self._ready(body)
 
     @cached_property
     def masked_lm(self) -> Any:
@@ -215,7 +216,12 @@ class SequenceModel:
         """
         if not self.is_masked_lm:
             raise UserError(f"model {self.source.model} has no masked-language-model head: it predicts no token")
-        return _load(AutoModelForMaskedLM, self.source).to(self.device).eval()
+        return self._ready(_load(AutoModelForMaskedLM, self.source))
+
+    def _ready(self, model: Any) -> Any:
+        if self.device.type == "cpu":
+            use_linear(model)
+        return model.to(self.device).eval()
 
     @cached_property
     def base_reader(self) -> BaseReader:
