@@ -98,11 +98,9 @@ def test_training_and_evaluating_in_one_process(tiny_corpus_path, tmp_path, monk
     assert {result.subject for result in results} >= {"step-00000012", "random-weights", "4-mer-regression"}
     assert all(-1 <= result.score <= 1 for result in results)
 
-    with pytest.raises(
-        UserError, match=r"tiny\.yaml: training\.stepz: unknown setting; \(did you mean training\.steps\?\)"
-    ):
+    with pytest.raises(UserError, match=r"tiny\.yaml: training\.stepz: unknown setting \(did you mean training\.steps"):
         cmgems.train(tiny_recipe, training={"stepz": 3})
-    with pytest.raises(UserError, match="seedz: unknown setting; \(did you mean seeds\?\)"):
+    with pytest.raises(UserError, match=r"seedz: unknown setting \(did you mean seeds"):
         cmgems.evaluate(run, suite=str(suite), data=data, seedz=1)
 
 
