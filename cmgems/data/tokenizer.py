@@ -24,6 +24,9 @@ PAD, UNK, CLS, SEP, MASK = range(5)
 NO_BASE = 4
 """What stands for anything but a nucleotide where nucleotides are digits; as a digit of two bits, its third one."""
 
+KMER_STRIDE = "kmer_stride"
+"""Entry of tokenizer_config.json where k-mers overlap and begin at every second nucleotide or fewer."""
+
 _COUNT_BATCH = 1 << 20  # nucleotides
 _COUNT_BLOCK = 1 << 14  # words looked at together: they fit into a processor's cache
 
@@ -319,4 +322,6 @@ def save_tokenizer(folder: Path, tokens: Tokenization, max_positions: int) -> No
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text())
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if tokens.overlaps and tokens.stride > 1:
+        config[KMER_STRIDE] = tokens.stride
     path.write_text(json.dumps(config, indent=2) + "\n")

@@ -141,7 +141,7 @@ def tokens_of(encoder: Encoder, name: str) -> Tokenization:
         If they are not k-mers at every nucleotide or side by side.
     """
     if encoder.k is not None:
-        return Tokenization(k=encoder.k)
+        return Tokenization(k=encoder.k, stride=encoder.stride)
     sequence = "ACGTTGCATCGATCAGCATTAGCCATGCATTTGCACGGTA" * 3
     for k in range(SHORTEST_K, LONGEST_K + 1):
         length = len(sequence) // k * k

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cmgems.data.tokenizer import KMER_STRIDE
 from cmgems.errors import UserError
 
 Ids = npt.NDArray[np.int32]
@@ -41,13 +42,15 @@ class Encoder:
     """Special tokens after the others."""
     padding: int
     """Id of the padding token."""
+    stride: int = 1
+    """Nucleotides from the start of an overlapping k-mer to that of the next one."""
 
     def encode(self, sequences: Sequence[str]) -> list[Ids]:
         """Return the ids of each sequence, without special tokens and at full length."""
         found: list[Ids] = []
         for start in range(0, len(sequences), _ENCODED_AT_ONCE):
             some = sequences[start : start + _ENCODED_AT_ONCE]
-            texts = [as_kmers(sequence, self.k) for sequence in some] if self.k else list(some)
+            texts = [as_kmers(sequence, self.k, self.stride) for sequence in some] if self.k else list(some)
             # `verbose` is about sequences that are longer than the model takes, which are read in windows.
             encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
             found += [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
@@ -68,15 +71,15 @@ class Encoder:
         return [[*self.before, *part.tolist(), *self.after] for part in parts]
 
 
-def as_kmers(sequence: str, k: int) -> str:
-    """Write a sequence as its overlapping k-mers with blanks between them.
+def as_kmers(sequence: str, k: int, stride: int = 1) -> str:
+    """Write a sequence as its overlapping k-mers, one at every `stride` nucleotides, with blanks between them.
 
     Examples
     --------
     >>> as_kmers("ACGTT", 3)
     'ACG CGT GTT'
     """
-    return " ".join(sequence[i : i + k] for i in range(len(sequence) - k + 1))
+    return " ".join(sequence[i : i + k] for i in range(0, len(sequence) - k + 1, stride))
 
 
 def make_encoder(tokenizer: Any, config: Any, name: str, max_tokens: int | None = None) -> Encoder:
@@ -113,7 +116,8 @@ def make_encoder(tokenizer: Any, config: Any, name: str, max_tokens: int | None 
     if limit is not None and max_tokens is not None and max_tokens > limit:
         raise UserError(f"--max_tokens is {max_tokens}, but model {name} takes {limit} (special tokens not counted)")
     shortest = min(length for length in (limit, max_tokens) if length is not None)
-    return Encoder(tokenizer, k, shortest, before, after, tokenizer.pad_token_id)
+    stride = int(tokenizer.init_kwargs.get(KMER_STRIDE, 1))
+    return Encoder(tokenizer, k, shortest, before, after, tokenizer.pad_token_id, stride)
 
 
 def _kmers_wanted(tokenizer: Any, name: str) -> int | None:

@@ -23,6 +23,7 @@ from cmgems.data.tokenizer import (
     vocabulary,
     vocabulary_size,
 )
+from cmgems.inference.bases import tokens_of
 from cmgems.inference.encoder import make_encoder
 
 DNA = st.text("ACGT", max_size=60)
@@ -172,6 +173,16 @@ def test_autotokenizer_reads_plain_sequences_where_tokens_do_not_overlap(tmp_pat
     assert tokenizer(f"{word}[MASK]{word} {word}")["input_ids"] == [CLS, 5, MASK, 5, 5, SEP]
     encoder = make_encoder(tokenizer, BertConfig(max_position_embeddings=64), "ours")
     assert encoder.encode(["ACGTACGTACGTAA"])[0].tolist() == encode("ACGTACGTACGTAA", k, stride).tolist()
+
+
+@pytest.mark.parametrize(("k", "stride"), [(6, 1), (4, 2), (6, 3), (3, 3)])
+def test_a_saved_tokenizer_says_at_every_how_many_nucleotides_its_tokens_begin(tmp_path, k, stride):
+    save_tokenizer(tmp_path, Tokenization(k, stride), 64)
+    encoder = make_encoder(AutoTokenizer.from_pretrained(tmp_path), BertConfig(max_position_embeddings=64), "ours")
+    sequence = "ACGTTGCATCATGACCAGTTA"
+    assert encoder.encode([sequence])[0].tolist() == encode(sequence, k, stride).tolist()
+    tokens = tokens_of(encoder, "ours")
+    assert (tokens.k, tokens.stride) == (k, stride)
 
 
 @given(sequence=st.text("ACGTNacgu", max_size=60), shape=st.sampled_from([(1, 1), (3, 3), (6, 6), (4, 2), (6, 3)]))
