@@ -44,7 +44,7 @@ unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m "not slow and not matrix"
 
 slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 40 -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 40 -m slow
 
 matrix: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m matrix

@@ -18,7 +18,28 @@ from tests.support.slurm_cluster import Cluster, require_slurm
 
 SHARED_DATA = Path(os.environ.get("CMGEMS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
+LONGEST = (
+    "test_demo.py",
+    "training/test_exact.py",
+    "training/test_launch.py",
+    "study/test_study.py",
+    "training/test_resume.py",
+    "test_readme.py",
+    "training/test_faults.py",
+    "soak/test_soak.py",
+    "training/test_nodes.py",
+    "training/test_slurm_tracking.py",
+    "test_wheel.py",
+)
+"""Files that take minutes. They come first, so that no worker has one of them left when the others are done."""
+
 RECIPE = {"learning_rate": 3e-5, "batch": 32, "epochs": 3, "warmup_steps": 50}
+
+
+def pytest_collection_modifyitems(items):
+    """Put the tests of the longest files first."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session")

@@ -172,6 +172,39 @@ def test_codons_are_read_in_frame_and_on_their_strand(tmp_path):
     np.testing.assert_allclose(cmgems.load(folder).score_variants(variants, genome), expected, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_what_breaks_a_word_that_always_comes_back_is_unlikely(tmp_path, monkeypatch):
+    """A genome of repeats and of random stretches: the effect of a variant is known from its place alone."""
+    monkeypatch.chdir(tmp_path)
+    draw, word = random.Random(1), "CTGACATTGGA"
+    records = {f"c{i}": "".join(word * 6 + "".join(draw.choices("ACGT", k=60)) for _ in range(48)) for i in range(6)}
+    write_fasta(tmp_path / "genome.fa", **records)
+    prepare = {
+        "inputs": ["genome.fa"],
+        "k": 3,
+        "window_tokens": 60,
+        "min_window_tokens": 30,
+        "validation_chromosomes": ["c5"],
+    }
+    run = cmgems.train(
+        "demo",
+        corpus={"path": "corpus", "workers": 0, "prepare": prepare},
+        curriculum={"stages": [{"name": "span", "masking": [{"strategy": "span", "rate": 0.15}]}]},
+        model={"layers": 1, "hidden": 64, "heads": 4, "intermediate": 128, "max_positions": 64},
+        optimizer={"warmup_steps": 20, "learning_rate": 3e-3},
+        training={"steps": 200, "global_batch": 32, "micro_batch": 32},
+        evaluation={"every": 200, "windows": 20},
+        checkpoint={"every": 200, "milestones": []},
+        tracking={"uri": f"sqlite:///{tmp_path}/mlflow.db", "system_metrics": False},
+    )
+    repeated = [126 * i + j for i in range(2, 12) for j in (22, 30, 38)]
+    at_random = [126 * i + j for i in range(2, 12) for j in (80, 96, 112)]
+    variants = [Variant(0, "c5", i, records["c5"][i], another(records["c5"][i])) for i in repeated + at_random]
+    in_word, elsewhere = np.split(cmgems.load(run).score_variants(given(variants), "genome.fa"), 2)
+    assert in_word.max() < -1
+    assert abs(elsewhere.mean()) < 0.3
+
+
 def test_what_has_no_score_says_why(tmp_path, genome):
     model = cmgems.load(models.ours(tmp_path / "model", k=3, max_positions=LIMIT + 2))
     wrong = another(RECORD[10])
