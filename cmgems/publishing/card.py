@@ -19,6 +19,8 @@ from cmgems.report.tables import baseline_name
 MASKINGS = {"span": "random spans", "genemask": "GeneMask", "global_pmi": "Global-PMI"}
 """The maskings that every run is scored under, and what the card calls them."""
 
+TAGS = ("genomics", "biology", "masked-language-modeling", "curriculum-learning", "cmgems")
+
 HUB_METRICS = {"mcc": "matthews_correlation", "spearman": "spearmanr", "pearson": "pearsonr"}
 """Metrics that have another name on the hub."""
 

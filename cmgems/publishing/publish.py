@@ -25,7 +25,7 @@ CARD = "README.md"
 RECIPE = "recipe.yaml"
 
 _RECIPE_HEAD = """\
-# The settings of the run that this model is of. With the inputs of corpus.prepare in the current folder, it is trained by
+# The settings of the run of this model. With the inputs of corpus.prepare in the current folder, this trains it:
 #   accelerate launch cmgems/pretrain.py --config recipe.yaml
 """
 
