@@ -8,7 +8,6 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import cmgems
-from cmgems.data.hub import is_hub_name
 from cmgems.downstream.results import Score
 from cmgems.model.codons import CODON_BITS
 from cmgems.publishing.description import Description
@@ -96,8 +95,8 @@ def metadata(model: Description, publication: Publication) -> ModelCardData:
             "curriculum-learning",
             "cmgems",
         ],
-        datasets=[source["name"] for source in model.corpus["inputs"] if is_hub_name(source["name"])] or None,
-        base_model=start if start and is_hub_name(start) else None,
+        datasets=[each["name"] for each in model.corpus["inputs"] if "/" in each["name"]] or None,
+        base_model=start if start and "/" in start else None,
         model_name=model.config.name if scores else None,
         eval_results=scores or None,
         **emissions,

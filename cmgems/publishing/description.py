@@ -173,12 +173,17 @@ def _name_alone(source: str) -> str:
 
 
 def _without_paths(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest of a corpus with its inputs by their names alone."""
+    """Return the manifest of a corpus with its inputs by their names alone; only those without a checksum can be on
+    the hub."""
+    names = {
+        source["name"]: Path(source["name"]).name if source["sha256"] else _name_alone(source["name"])
+        for source in manifest["inputs"]
+    }
     config = dict(manifest["config"])
-    for name in ("inputs", "annotation"):
-        if name in config:
-            config[name] = [_name_alone(source) for source in config[name]]
-    inputs = [{**source, "name": _name_alone(source["name"])} for source in manifest["inputs"]]
+    for kind in ("inputs", "annotation"):
+        if kind in config:
+            config[kind] = [names[source] for source in config[kind]]
+    inputs = [{**source, "name": names[source["name"]]} for source in manifest["inputs"]]
     return {**manifest, "config": config, "inputs": inputs}
 
 
@@ -188,12 +193,12 @@ def _public_settings(recipe: dict[str, Any], corpus: dict[str, Any]) -> Pretrain
     own = {name: recipe[name] for name in ("name", "seed", "curriculum", "optimizer", "training", "evaluation")}
     own["corpus"] = {
         **recipe["corpus"],
-        "path": _name_alone(recipe["corpus"]["path"]),
+        "path": Path(recipe["corpus"]["path"]).name,
         "prepare": corpus["config"],
     }
     own["npmi"] = {name: value for name, value in recipe["npmi"].items() if value is not None}
     if (table := recipe["npmi"]["table"]) is not None:
-        own["npmi"] = {**own["npmi"], "table": table} if table == "human" else {"table": _name_alone(table)}
+        own["npmi"] = {**own["npmi"], "table": table} if table == "human" else {"table": Path(table).name}
     start = recipe["model"]["init_from"]
     own["model"] = {**recipe["model"], "init_from": start and _name_alone(start)}
     own["checkpoint"] = {**recipe["checkpoint"], "staging": None}

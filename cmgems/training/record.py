@@ -42,6 +42,9 @@ def write_record(folder: Path, config: PretrainConfig, corpus: Corpus, environme
     """
     recipe = config.model_dump(mode="json")
     recipe["tracking"]["uri"] = hide_password(config.tracking.uri)
+    start = config.model.init_from
+    if start is not None and Path(start).exists():  # a name on the hub can look like a path, but not like this one
+        recipe["model"]["init_from"] = str(Path(start).resolve())
     if (folder / RECORD).exists():
         began = read_record(folder).recipe["model"]
         recipe["model"] |= {name: began[name] for name in _OF_THE_START if name in began}

@@ -167,7 +167,7 @@ def test_names_cannot_break_a_table(trained, publish, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     record = json.loads((run / "run.json").read_text())
-    record["corpus"]["inputs"][0]["name"] = "/data/a|b\n<c>.fa"
+    record["corpus"]["inputs"][0]["name"] = record["corpus"]["config"]["inputs"][0] = "/data/a|b\n<c>.fa"
     (run / "run.json").write_text(json.dumps(record))
     assert "| a\\|b &lt;c>.fa | " in (publish(run) / "README.md").read_text()
 
@@ -275,3 +275,21 @@ def test_a_run_of_an_earlier_version_is_published_once_it_is_resumed(
     train({"corpus": {"path": str(tiny_corpus_path), "workers": 0}}, "--resume", "auto", folder=run)
     expected = (run / "models/step-00000012/model.safetensors").read_bytes()
     assert (publish(run) / "model.safetensors").read_bytes() == expected
+
+
+def test_files_go_by_their_names_and_data_sets_of_the_hub_by_theirs(trained, publish, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    record = json.loads((run / "run.json").read_text())
+    file = {"name": "elsewhere/genome.fa", "bytes": 1, "sha256": "0" * 64}
+    record["corpus"]["inputs"] = [file, {"name": "owner/genomes", "bytes": None, "sha256": None}]
+    record["corpus"]["config"]["inputs"] = ["elsewhere/genome.fa", "owner/genomes"]
+    record["recipe"]["model"]["init_from"] = "owner/model"
+    (run / "run.json").write_text(json.dumps(record))
+    folder = publish(run)
+    data = ModelCard.load(folder / "README.md").data
+    assert (data.datasets, data.base_model) == (["owner/genomes"], "owner/model")
+    assert load_config(["--config", str(folder / "recipe.yaml")]).corpus.prepare.inputs == [
+        "genome.fa",
+        "owner/genomes",
+    ]
