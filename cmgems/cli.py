@@ -22,6 +22,7 @@ from cmgems.downstream.settings import BenchmarkConfig
 from cmgems.errors import CmgemsError, IncompleteError, UserError
 from cmgems.inference.settings import EmbedConfig, ScoreConfig
 from cmgems.masking.npmi import Counts, Method, human_counts, npmi_from_counts, write_npmi
+from cmgems.publishing.settings import PublishConfig
 from cmgems.runtime.logging import configure_logging
 from cmgems.runtime.process import exit_on_error
 from cmgems.runtime.progress import ProgressLines
@@ -264,6 +265,19 @@ class Report(Settings):
         publish_study_report(study, report_files(output))
 
 
+class Publish(PublishConfig):
+    """Publish a model with a card that is made from its run: in a folder, or on the Hugging Face hub."""
+
+    run: CliPositionalArg[Path]
+    """Folder of a pretraining run, as runs/logo-cm-gems-15/1."""
+
+    def cli_cmd(self) -> None:
+        """Publish, and say where the model is."""
+        from cmgems.publishing.publish import publish  # here, because it takes seconds to import
+
+        print(publish(self))
+
+
 class RunStudy(Settings):
     """Pretrain and score all arms and seeds of a study, one MLflow experiment; what is done is skipped."""
 
@@ -313,8 +327,8 @@ class RunStudy(Settings):
 
 
 class Commands(BaseSettings):
-    """Tools around cmgems/pretrain.py: corpora, NPMI tables, plans, downstream scores, studies, unsent tracking
-    data."""
+    """Tools around cmgems/pretrain.py: corpora, NPMI tables, plans, downstream scores, publishing, studies, unsent
+    tracking data."""
 
     model_config = SettingsConfigDict(**COMMAND, cli_prog_name="cmgems", use_attribute_docstrings=True)
 
@@ -336,6 +350,8 @@ class Commands(BaseSettings):
     """Score variants."""
     report: CliSubCommand[Report]
     """Write a page on the downstream scores of runs."""
+    publish: CliSubCommand[Publish]
+    """Publish a model with a card."""
     study: CliSubCommand[RunStudy]
     """Pretrain and score a grid of runs."""
     sync: CliSubCommand[Sync]

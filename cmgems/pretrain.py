@@ -22,7 +22,8 @@ def pretrain(config: PretrainConfig) -> Path:
     from cmgems.training import environment
     from cmgems.training.display import summarise
     from cmgems.training.engine import build_engine
-    from cmgems.training.launch import broadcaster, describe_kind, start_accelerator
+    from cmgems.training.launch import broadcaster, describe_kind, on_main_process, start_accelerator
+    from cmgems.training.record import write_record
     from cmgems.training.resume import archive_newer_checkpoints, open_checkpoint, run_to_track
     from cmgems.training.run_folder import check_run_folder, is_new_run, open_run_folder, output_folder, shared_settings
     from cmgems.training.setup import open_data, open_masker
@@ -45,6 +46,7 @@ def pretrain(config: PretrainConfig) -> Path:
 
     with open_run_folder(config, accelerator, data) as run:
         resumed = open_checkpoint(run, accelerator, config.allow_changed)
+        on_main_process(accelerator, lambda: write_record(run.folder, config, data.corpus, run.environment))
         engine = build_engine(config, accelerator, plan, data.corpus.tokens, resumed is not None and resumed.universal)
         logger.info(f"{engine.describe()}\n{data.describe()}\nrun folder {run.folder}")
         if resumed:

@@ -29,7 +29,18 @@ COMMANDS = [(page.name, " ".join(command.split())) for page in PAGES for command
 def parsed(monkeypatch):
     """Names of the commands that were parsed instead of run."""
     found = []
-    for command in (cli.Prepare, cli.Npmi, cli.Plan, cli.Benchmark, cli.Report, cli.RunStudy, cli.Embed, cli.Score):
+    tools = (
+        cli.Prepare,
+        cli.Npmi,
+        cli.Plan,
+        cli.Benchmark,
+        cli.Embed,
+        cli.Score,
+        cli.Report,
+        cli.Publish,
+        cli.RunStudy,
+    )
+    for command in tools:
         monkeypatch.setattr(command, "cli_cmd", lambda settings: found.append(type(settings).__name__))
     return found
 
