@@ -161,7 +161,7 @@ def _embed(
         if not len(tokens):
             where = f"{region.name}, {region.start}-{region.end}"
             raise UserError(f"{where}: '{region.bases[:30]}' is too short for the model: it has no token")
-    found = states.pooled(ids, config.pooling, overlap, config.batch_tokens)
+    found = states.pooled(ids, config.pooling, overlap, model.batch_tokens(config.batch_tokens))
     columns: dict[str, pa.Array] = {
         "name": pa.array([region.name for region in regions]),
         "start": pa.array([region.start for region in regions], pa.int64()),

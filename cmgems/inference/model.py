@@ -15,7 +15,7 @@ from cmgems.inference.bases import BaseReader, Masked, Probabilities
 from cmgems.inference.encoder import Encoder, Ids
 from cmgems.inference.hidden_states import Floats, HiddenStates
 from cmgems.inference.likelihoods import Scorer, Scores
-from cmgems.inference.settings import BATCH_TOKENS, Pooling, Precision, Strands
+from cmgems.inference.settings import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, Pooling, Precision, Strands
 from cmgems.inference.source import Source, load_encoder, loading_errors, read_config
 from cmgems.inference.variants import Variant
 from cmgems.model.linear import use_linear
@@ -70,7 +70,7 @@ class SequenceModel:
         layer: int = -1,
         pooling: Pooling = "mean",
         overlap: int | None = None,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
     ) -> Floats | list[Floats]:
         """Return the embeddings of some sequences.
 
@@ -86,7 +86,7 @@ class SequenceModel:
             A sequence of more tokens than the model takes is read in windows, which have at least so many tokens in
             common; None: an eighth of a window.
         batch_tokens
-            Tokens computed at once.
+            Tokens computed at once; None: 2,048 on CPUs and 32,768 on GPUs.
 
         Returns
         -------
@@ -99,7 +99,7 @@ class SequenceModel:
             If there is no such layer, a sequence is too short for a token, or values are not finite.
         """
         found = self.hidden_states([layer]).pooled(
-            self.tokenize(sequences), pooling, self.default_overlap(overlap), batch_tokens
+            self.tokenize(sequences), pooling, self.default_overlap(overlap), self.batch_tokens(batch_tokens)
         )
         if pooling == "tokens":
             return [states[:, 0] for states in found]
@@ -144,7 +144,7 @@ class SequenceModel:
         variants: Sequence[tuple[str, int, str, str]],
         genome: str,
         strands: Strands | None = None,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
     ) -> Scores:
         """Return the log-likelihood ratio of the alternative and the reference allele of each variant.
 
@@ -157,7 +157,7 @@ class SequenceModel:
         strands
             `both` are averaged, or `forward`; None: both, but forward where tokens lie side by side.
         batch_tokens
-            Tokens computed at once.
+            Tokens computed at once; None: 2,048 on CPUs and 32,768 on GPUs.
 
         Returns
         -------
@@ -174,7 +174,7 @@ class SequenceModel:
             Variant(row, chromosome, position - 1, reference.upper(), alternative.upper())
             for row, (chromosome, position, reference, alternative) in enumerate(variants)
         ]
-        scores, _ = Scorer(self.base_reader, strands, batch_tokens).score(alleles, genome)
+        scores, _ = Scorer(self.base_reader, strands, self.batch_tokens(batch_tokens)).score(alleles, genome)
         return scores
 
     def hidden_states(self, layers: Sequence[int]) -> HiddenStates:
@@ -194,6 +194,10 @@ class SequenceModel:
         if not 0 <= overlap < self.encoder.limit:
             raise UserError(f"overlap {overlap}: the model reads {self.encoder.limit} tokens at once")
         return overlap
+
+    def batch_tokens(self, wanted: int | None) -> int:
+        """Return the tokens to compute at once."""
+        return wanted or (CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS)
 
     @cached_property
     def body(self) -> Any:

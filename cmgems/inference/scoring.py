@@ -54,7 +54,7 @@ def score_to_file(variants: Path, config: ScoreConfig) -> dict[str, int]:
     model = SequenceModel(config.model, None, config.precision, config.max_tokens, config.trust_remote_code)
     alleles = list(read_variants(variants))
     with ProgressLines("scoring", len(alleles), "allele") as progress:
-        scorer = Scorer(model.base_reader, config.strands, config.batch_tokens)
+        scorer = Scorer(model.base_reader, config.strands, model.batch_tokens(config.batch_tokens))
         scores, reasons = scorer.score(alleles, config.genome, progress)
     with atomic_file(config.output) as partial:
         _write(partial, config.output.suffix, variants, alleles, scores)

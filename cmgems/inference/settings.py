@@ -14,8 +14,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 Strands = Literal["both", "forward"]
 
-BATCH_TOKENS = 8192
-"""Tokens computed at once, unless it is said."""
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 32768
+"""Tokens computed at once, unless it is said. On CPUs large batches are slower: their activations leave the caches."""
 
 
 class EmbedConfig(Settings):
@@ -37,8 +37,8 @@ class EmbedConfig(Settings):
     """Tokens that neighbouring windows of a long sequence have in common, at least; empty: an eighth of a window."""
     format: Literal["parquet", "npy"] = "parquet"
     """`parquet`: a folder of Parquet files; `npy`: one array, and a CSV file that says what its rows are."""
-    batch_tokens: int = Field(default=BATCH_TOKENS, ge=1)
-    """Tokens that a process computes at once."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens that a process computes at once; empty: 2,048 on CPUs and 32,768 on GPUs."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Longest input in tokens, special ones not counted; longer sequences are read in windows. Empty: the model's."""
     precision: Precision = "fp32"
@@ -59,8 +59,8 @@ class ScoreConfig(Settings):
     strands: Strands | None = None
     """`both`, whose scores are averaged, or `forward`; empty: both, but forward where tokens lie side by side and so
     have a reading frame."""
-    batch_tokens: int = Field(default=BATCH_TOKENS, ge=1)
-    """Tokens computed at once."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens computed at once; empty: 2,048 on CPUs and 32,768 on GPUs."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Tokens around a variant that the model reads, special ones not counted; empty: as many as it takes."""
     precision: Precision = "fp32"
