@@ -360,7 +360,7 @@ def suspend_server(run, random, server):
     attempt = reach_a_moment(run, random)
     os.killpg(server.process.pid, signal.SIGSTOP)
     try:
-        return goes_on(run, attempt, random)
+        return goes_on_or_does_not_begin(run, attempt, random)
     finally:
         os.killpg(server.process.pid, signal.SIGCONT)
 
