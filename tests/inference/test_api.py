@@ -73,7 +73,7 @@ def test_a_run_is_its_last_model(workplace):
     models.ours(workplace / "runs/logo-cm-gems-15/1/models/step-00000100", k=3)
     assert cmgems.load("runs/logo-cm-gems-15/1").source.model.endswith("step-00010000")
     assert "1 layers of 16, up to 62 tokens" in repr(cmgems.load(workplace / "runs/logo-cm-gems-15/1"))
-    with pytest.raises(UserError, match="model .*/runs/no cannot be loaded"):
+    with pytest.raises(UserError, match=r"model .*/runs/no cannot be loaded"):
         cmgems.load(workplace / "runs/no")
 
 

@@ -86,5 +86,5 @@ def test_what_cannot_be_embedded_is_said(tmp_path):
         model.embed(SEQUENCES, layer=2)
     with pytest.raises(UserError, match="overlap 62: the model reads 62 tokens at once"):
         model.embed(SEQUENCES, overlap=62)
-    with pytest.raises(UserError, match="model .*/such cannot be loaded"):
+    with pytest.raises(UserError, match=r"model .*/such cannot be loaded"):
         cmgems.load(tmp_path / "no" / "such")
