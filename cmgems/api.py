@@ -9,6 +9,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 
 from cmgems.config.command_line import read_config, validated
+from cmgems.config.recipes import merge
 from cmgems.config.schema import PretrainConfig
 from cmgems.downstream.benchmark import benchmark
 from cmgems.downstream.results import Result
@@ -19,6 +20,7 @@ from cmgems.inference.settings import Precision
 from cmgems.runtime.logging import configure_logging
 from cmgems.runtime.process import world_size
 from cmgems.runtime.signals import stopping_on_signals
+from cmgems.training.checkpoint import exported_models
 
 
 def load(
@@ -48,7 +50,7 @@ def load(
     UserError
         If there is no such model, or it is not one for DNA or RNA.
     """
-    return SequenceModel(str(_newest_model(Path(model)) or model), device, precision, max_tokens, trust_remote_code)
+    return SequenceModel(_model(model), device, precision, max_tokens, trust_remote_code)
 
 
 def train(recipe: str | Path | PretrainConfig = "demo", **settings: Any) -> Path:
@@ -73,7 +75,7 @@ def train(recipe: str | Path | PretrainConfig = "demo", **settings: Any) -> Path
     from cmgems.pretrain import pretrain
 
     if isinstance(recipe, PretrainConfig):
-        config = validated({**recipe.model_dump(exclude_unset=True), **settings}, PretrainConfig)
+        config = validated(merge(recipe.model_dump(exclude_unset=True), settings), PretrainConfig)
     else:
         config = read_config(str(recipe), settings)
     configure_logging()
@@ -108,15 +110,14 @@ def evaluate(model: str | Path, suite: str = "gue", data: str | Path = "", **set
         If some scores could not be computed; the others are in files.
     """
     configure_logging()
-    name = str(_newest_model(Path(model)) or model)
-    config = validated({"model": name, "suite": suite, "data": str(data), **settings}, BenchmarkConfig)
+    config = validated({"model": _model(model), "suite": suite, "data": str(data), **settings}, BenchmarkConfig)
     with _accelerate_of_its_own():
         return benchmark(config)
 
 
-def _newest_model(run: Path) -> Path | None:
-    """Return the model that a run has exported last; None if the folder is not that of a run."""
-    return max(run.glob("models/step-*"), default=None)
+def _model(run_or_model: str | Path) -> str:
+    """Return the model that a run has exported last; what is not the folder of a run is a model itself."""
+    return str(max(exported_models(Path(run_or_model)), default=run_or_model))
 
 
 @contextmanager

@@ -10,6 +10,8 @@ The rows of a dataset are regions: those with the same `chromosome` make one rec
 import importlib.util
 import re
 from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,6 +117,38 @@ def read_bases(*sources: str) -> Iterator[Piece]:
             raise UserError(f"{source}: no permission to read it") from error
         except OSError as error:
             raise UserError(f"{source}: cannot be read ({error})") from error
+
+
+def joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Yield the pieces of each record as one; of a record in several regions, those of each region."""
+    for _, group in groupby(pieces, key=attrgetter("chromosome")):
+        parts: list[Piece] = []
+        for piece in group:
+            if parts and parts[-1].end != piece.start:
+                yield _join(parts)
+                parts = []
+            parts.append(piece)
+        yield _join(parts)
+
+
+def whole(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Yield each record in one piece.
+
+    Raises
+    ------
+    UserError
+        If a record is in several regions, or does not begin at its first nucleotide.
+    """
+    before = ""
+    for record in joined(pieces):
+        if record.start or record.chromosome == before:
+            raise UserError(f"{record.chromosome}: a record in several regions; give each a record of its own")
+        before = record.chromosome
+        yield record
+
+
+def _join(parts: list[Piece]) -> Piece:
+    return parts[0] if len(parts) == 1 else parts[0]._replace(bases=b"".join(part.bases for part in parts))
 
 
 def genome_file(source: str) -> Path | None:

@@ -5,15 +5,13 @@ Sequences that cannot be used are dropped and counted by their reason: `Dropped`
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 
 from xxhash import xxh3_128_intdigest
 
 from cmgems.data.annotation import Feature, Unreadable, read_genbank, read_gff
 from cmgems.data.genetic_code import CODON, has_stop_inside
-from cmgems.data.genomes import Piece, read_bases
+from cmgems.data.genomes import Piece, read_bases, whole
 from cmgems.data.settings import PrepareConfig
 from cmgems.errors import UserError
 
@@ -34,7 +32,7 @@ def read_sequences(config: PrepareConfig, dropped: Dropped) -> Iterator[Piece]:
     if config.records == "chromosomes":
         yield from pieces
         return
-    found = _whole(pieces) if config.records == "transcripts" else _coding_sequences(pieces, config, dropped)
+    found = whole(pieces) if config.records == "transcripts" else _coding_sequences(pieces, config, dropped)
     seen: set[int] = set()
     for sequence in found:
         digest = xxh3_128_intdigest(sequence.bases)
@@ -57,18 +55,6 @@ def _fault(sequence: bytes, config: PrepareConfig) -> str:
     return "stop codon inside" if has_stop_inside(sequence, config.genetic_code) else ""
 
 
-def _whole(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Yield each record in one piece."""
-    for name, group in groupby(pieces, key=attrgetter("chromosome")):
-        parts = list(group)
-        end = 0
-        for part in parts:
-            if part.start != end:
-                raise UserError(f"{name}: a transcript in several regions; give each a record of its own")
-            end = part.end
-        yield Piece(name, 0, b"".join(part.bases for part in parts))
-
-
 def _coding_sequences(pieces: Iterable[Piece], config: PrepareConfig, dropped: Dropped) -> Iterator[Piece]:
     """Yield the coding sequences of all chromosomes, spliced, as they are read."""
     features: defaultdict[str, list[Feature]] = defaultdict(list)
@@ -80,7 +66,7 @@ def _coding_sequences(pieces: Iterable[Piece], config: PrepareConfig, dropped: D
         else:
             features[feature.chromosome].append(feature)
     names: Counter[str] = Counter()
-    for chromosome in _whole(pieces):
+    for chromosome in whole(pieces):
         for coding in features.pop(chromosome.chromosome, ()):
             name = coding.name or f"{coding.chromosome}:{coding.left + 1}-{coding.right}"
             if coding.right > len(chromosome.bases):

@@ -19,8 +19,9 @@ import numpy.typing as npt
 from cmgems.data.alphabet import AMBIGUITY_CODES
 from cmgems.data.clusters import folds_of
 from cmgems.data.hub import is_hub_name, is_saved_dataset_dict, load_dataset
+from cmgems.data.tables import shorten
 from cmgems.downstream import rows
-from cmgems.downstream.rows import Row, shorten
+from cmgems.downstream.rows import Row
 from cmgems.downstream.tasks import FOLDS, Scale, Table, Task
 from cmgems.errors import UserError
 

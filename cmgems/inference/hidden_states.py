@@ -1,5 +1,6 @@
 """Hidden states of sequences of any length: windows that overlap, batches without padding to speak of, no head."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -100,13 +101,10 @@ class HiddenStates:
         for batch in _batches(windows, batch_tokens):
             for window, states in zip(batch, self._read(batch, ids, pooling), strict=True):
                 _add(found, window, states, len(ids[window.row]), pooling)
-        pieces = [0] * len(ids)
-        for window in windows:
-            pieces[window.row] += 1
         if pooling == "tokens":
             return found
-        counts = [len(tokens) for tokens in ids] if pooling == "mean" else pieces
-        return [(total / count).astype(np.float32) for total, count in zip(found, counts, strict=True)]
+        terms = Counter(window.row for window in windows) if pooling == "cls" else dict(enumerate(map(len, ids)))
+        return [(total / terms[row]).astype(np.float32) for row, total in enumerate(found)]
 
     @torch.inference_mode()
     def _read(self, batch: Sequence[Window], ids: Sequence[Ids], pooling: Pooling) -> Iterator[npt.NDArray[Any]]:

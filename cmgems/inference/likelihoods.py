@@ -55,7 +55,7 @@ class Scorer:
         for number, variant in enumerate(variants):
             of_record[variant.chromosome].append(number)
         done = 0
-        for record in chromosomes(genome, of_record.__contains__):
+        for record in chromosomes(genome, set(of_record)):
             numbers = of_record.pop(record.name)
             for start in range(0, len(numbers), _AT_ONCE):
                 some = numbers[start : start + _AT_ONCE]
@@ -87,25 +87,21 @@ class Scorer:
         return AT_END if is_beside_nothing or is_in_no_token else ""
 
     def _score(self, variants: Sequence[Variant], record: str) -> Scores:
-        contexts: list[Masked] = []
-        wanted: list[str] = []  # the nucleotides whose probabilities count, in each context
-        share: list[tuple[int, float]] = []  # which variant a context belongs to, and the weight of its sum
-        strands = 2 if self._strands == "both" else 1
+        # What each context is computed for: a variant, the nucleotides whose probabilities count, and their weight.
+        uses: defaultdict[Masked, list[tuple[int, str, float]]] = defaultdict(list)
         for number, variant in enumerate(variants):
             for context, allele, weight in self._contexts(variant, record):
-                for strand in range(strands):
-                    contexts.append(_other_strand(context) if strand else context)
-                    wanted.append(reverse_complement(allele.encode()).decode() if strand else allele)
-                    share.append((number, weight / strands))
+                if self._strands == "forward":
+                    uses[context].append((number, allele, weight))
+                    continue
+                uses[context].append((number, allele, weight / 2))
+                uses[_other_strand(context)].append((number, reverse_complement(allele.encode()).decode(), weight / 2))
         scores = np.zeros(len(variants))
-        by_content: dict[Masked, list[int]] = defaultdict(list)
-        for place, context in enumerate(contexts):
-            by_content[context].append(place)
-        for batch in self._batches(list(by_content)):
+        for batch in self._batches(list(uses)):
             for context, found in zip(batch, self._reader.probabilities(batch), strict=True):
-                for place in by_content[context]:
-                    of_allele = found[np.arange(len(wanted[place])), [_BASE[base] for base in wanted[place]]]
-                    scores[share[place][0]] += share[place][1] * np.log(of_allele).sum()
+                for number, allele, weight in uses[context]:
+                    of_allele = found[np.arange(len(allele)), [_BASE[base] for base in allele]]
+                    scores[number] += weight * np.log(of_allele).sum()
         return scores
 
     def _contexts(self, variant: Variant, record: str) -> Iterator[tuple[Masked, str, float]]:

@@ -36,15 +36,16 @@ class SequenceModel:
         trust_remote_code: bool = False,
     ) -> None:
         self.source = Source(str(model), trust_remote_code, max_tokens=max_tokens)
+        self.config: Any = read_config(self.source)
         self.encoder: Encoder = load_encoder(self.source)
         self.precision: Precision = precision
         self.device = torch.device(device) if device is not None else PartialState().device
 
     def __repr__(self) -> str:
         """Name, longest input and width."""
-        config = read_config(self.source)
+        layers, width = self.config.num_hidden_layers, self.config.hidden_size
         return (
-            f"SequenceModel({self.source.model!r}, {config.num_hidden_layers} layers of {config.hidden_size}, "
+            f"SequenceModel({self.source.model!r}, {layers} layers of {width}, "
             f"up to {self.encoder.limit} tokens, {self.device})"
         )
 
@@ -103,8 +104,9 @@ class SequenceModel:
         )
         if pooling == "tokens":
             return [states[:, 0] for states in found]
-        width = read_config(self.source).hidden_size
-        return np.stack([states[0] for states in found]) if found else np.empty((0, width), dtype=np.float32)
+        if not found:
+            return np.empty((0, self.config.hidden_size), dtype=np.float32)
+        return np.stack([states[0] for states in found])
 
     def predict_masked(self, sequences: Sequence[str], batch: int = 32) -> list[Probabilities]:
         """Return what the model expects in the place of each N.
@@ -238,10 +240,10 @@ class SequenceModel:
         """
         return BaseReader(self.encoder, self.masked_lm, self.precision, self.source.model)
 
-    @cached_property
+    @property
     def is_masked_lm(self) -> bool:
         """Whether the model was saved with a masked-language-model head."""
-        return any(name.endswith("ForMaskedLM") for name in read_config(self.source).architectures or ())
+        return any(name.endswith("ForMaskedLM") for name in self.config.architectures or ())
 
 
 def _load(kind: Any, source: Source) -> Any:

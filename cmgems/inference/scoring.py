@@ -15,7 +15,7 @@ from cmgems.errors import UserError
 from cmgems.inference.likelihoods import Scorer, Scores
 from cmgems.inference.model import SequenceModel
 from cmgems.inference.settings import ScoreConfig
-from cmgems.inference.tables import opened, separator_of
+from cmgems.inference.tables import is_table, opened
 from cmgems.inference.variants import Variant, read_variants
 from cmgems.runtime.files import atomic_file, check_writable
 from cmgems.runtime.progress import ProgressLines
@@ -48,7 +48,7 @@ def score_to_file(variants: Path, config: ScoreConfig) -> dict[str, int]:
     """
     if config.output.suffix not in (".vcf", ".parquet", ".csv"):
         raise UserError(f"output {config.output}: a name that ends with .vcf, .parquet or .csv")
-    if config.output.suffix == ".vcf" and separator_of(str(variants)):
+    if config.output.suffix == ".vcf" and is_table(str(variants)):
         raise UserError(f"output {config.output}: of a table, write .csv or .parquet")
     check_writable("output", config.output.absolute().parent)
     model = SequenceModel(config.model, None, config.precision, config.max_tokens, config.trust_remote_code)

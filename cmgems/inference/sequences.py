@@ -1,18 +1,16 @@
 """Sequences to be read by a model: records of FASTA and GenBank files and of datasets, regions of a BED file, rows of a
 table."""
 
-import csv
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
-from operator import attrgetter
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from cmgems.data.annotation import reverse_complement
-from cmgems.data.genomes import Piece, read_bases
+from cmgems.data.genomes import Piece, joined, read_bases, whole
+from cmgems.data.tables import read_table, shorten
 from cmgems.errors import UserError
-from cmgems.inference.tables import kind_of, opened, separator_of
+from cmgems.inference.tables import is_table, kind_of, opened
 
 _NAMES = ("name", "id")
 _BED_COLUMNS = 3
@@ -52,16 +50,20 @@ def read_regions(source: str, genome: str | None = None, tile: int | None = None
     UserError
         If the input cannot be read; the message names file and line.
     """
-    is_bed, separator = kind_of(source) == ".bed", separator_of(source)
+    is_bed = kind_of(source) == ".bed"
     if (genome is not None) != is_bed:
         raise UserError("genome belongs to a BED file, and a BED file needs it: the regions are of it")
     if is_bed:
         regions = _of_bed(Path(source), str(genome))
-    elif separator is not None:
-        regions = _of_table(Path(source), separator)
+    elif is_table(source):
+        regions = _of_table(Path(source))
     else:
-        regions = _whole_records(read_bases(source))
+        regions = (_region(record) for record in joined(read_bases(source)))
     return _tiled(regions, tile) if tile else regions
+
+
+def _region(record: Piece) -> Region:
+    return Region(record.chromosome, record.start, record.end, record.bases.decode())
 
 
 def _tiled(regions: Iterable[Region], tile: int) -> Iterator[Region]:
@@ -71,34 +73,12 @@ def _tiled(regions: Iterable[Region], tile: int) -> Iterator[Region]:
             yield Region(region.name, region.start + begin, region.start + begin + len(bases), bases)
 
 
-def _whole_records(pieces: Iterable[Piece]) -> Iterator[Region]:
-    """Yield each record, or each of its regions if it has several."""
-    for name, group in groupby(pieces, key=attrgetter("chromosome")):
-        parts: list[Piece] = []
-        for piece in group:
-            if parts and parts[-1].end != piece.start:
-                yield _joined(name, parts)
-                parts = []
-            parts.append(piece)
-        yield _joined(name, parts)
-
-
-def _joined(name: str, parts: list[Piece]) -> Region:
-    return Region(name, parts[0].start, parts[-1].end, b"".join(part.bases for part in parts).decode())
-
-
-def _of_table(path: Path, separator: str) -> Iterator[Region]:
-    with opened(path) as text:
-        rows = csv.DictReader(text, delimiter=separator)
-        columns = rows.fieldnames or []
-        if "sequence" not in columns:
-            raise UserError(f"{path}: no column sequence; its columns: {', '.join(map(str, columns)) or 'none'}")
-        named = next((name for name in _NAMES if name in columns), None)
-        for number, row in enumerate(rows):
-            sequence = (row["sequence"] or "").strip()
-            if not sequence.isalpha():
-                raise UserError(f"{path}, line {rows.line_num}: '{sequence[:30]}' is no sequence of nucleotides")
-            yield Region(row[named] if named else str(number), 0, len(sequence), sequence)
+def _of_table(path: Path) -> Iterator[Region]:
+    for row, (number, (sequence, *names)) in enumerate(read_table(path, ["sequence"], optional=_NAMES)):
+        bases = sequence.strip()
+        if not bases.isalpha():
+            raise UserError(f"{path}, line {number}: '{shorten(bases)}' is no sequence of nucleotides")
+        yield Region(names[0] if names else str(row), 0, len(bases), bases)
 
 
 class _Interval(NamedTuple):
@@ -126,7 +106,7 @@ def _of_bed(path: Path, genome: str) -> Iterator[Region]:
     for interval in intervals:
         of_chromosome[interval.chromosome].append(interval)
     found: list[Region | None] = [None] * len(intervals)
-    for record in chromosomes(genome, of_chromosome.__contains__):
+    for record in chromosomes(genome, set(of_chromosome)):
         for interval in of_chromosome.pop(record.name):
             if interval.end > len(record.bases):
                 raise UserError(
@@ -142,7 +122,7 @@ def _of_bed(path: Path, genome: str) -> Iterator[Region]:
     yield from (region for region in found if region is not None)
 
 
-def chromosomes(genome: str, is_wanted: Callable[[str], bool]) -> Iterator[Region]:
+def chromosomes(genome: str, wanted: Collection[str]) -> Iterator[Region]:
     """Yield those records of a genome that are wanted, whole, one at a time.
 
     Raises
@@ -150,12 +130,8 @@ def chromosomes(genome: str, is_wanted: Callable[[str], bool]) -> Iterator[Regio
     UserError
         If the genome cannot be read, or a wanted record is in several regions.
     """
-    names = set[str]()
-    for region in _whole_records(piece for piece in read_bases(genome) if is_wanted(piece.chromosome)):
-        if region.start or region.name in names:
-            raise UserError(f"{genome}: record {region.name} is not there from its beginning to its end")
-        names.add(region.name)
-        yield region
+    for record in whole(piece for piece in read_bases(genome) if piece.chromosome in wanted):
+        yield _region(record)
 
 
 def _interval(row: int, line: str, where: str) -> _Interval:

@@ -1,6 +1,5 @@
-"""Tables as text: BED, VCF, CSV and TSV files, compressed or not."""
+"""BED and VCF files as text, compressed or not, and which kind a file is by its name."""
 
-import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,19 +8,19 @@ from typing import TextIO
 from cmgems.data.streams import open_text
 from cmgems.errors import UserError
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_TABLES = (".csv", ".tsv")
 _COMPRESSED = (".gz", ".bz2", ".xz")
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[TextIO]:
-    """Open a table; what is wrong with it while it is read is a UserError that names it."""
+    """Open a file; what is wrong with it while it is read is a UserError that names it."""
     try:
         with open_text(path) as text:
             yield text
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
 
 
@@ -31,6 +30,6 @@ def kind_of(source: str) -> str:
     return suffixes[-1] if suffixes else ""
 
 
-def separator_of(source: str) -> str | None:
-    """Return what separates the columns of a CSV or TSV file; None for other files."""
-    return _SEPARATORS.get(kind_of(source))
+def is_table(source: str) -> bool:
+    """Return whether a file is a CSV or TSV file, which `cmgems.data.tables` reads."""
+    return kind_of(source) in _TABLES

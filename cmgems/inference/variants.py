@@ -1,14 +1,14 @@
 """Variants of VCF and CSV files, with the alleles that can be scored, and why the others cannot."""
 
-import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from cmgems.data.tables import read_table
 from cmgems.errors import UserError
-from cmgems.inference.tables import opened, separator_of
+from cmgems.inference.tables import is_table, opened
 
 _ALLELE = re.compile("[ACGT]+", re.IGNORECASE)
 _VCF_COLUMNS = 5
@@ -80,9 +80,11 @@ def read_variants(path: Path) -> Iterator[Variant]:
     UserError
         If it cannot be read, or a line is damaged; the message names file and line.
     """
+    if is_table(str(path)):
+        yield from _of_table(path)
+        return
     with opened(path) as text:
-        separator = separator_of(str(path))
-        yield from _of_vcf(text, path) if separator is None else _of_table(text, path, separator)
+        yield from _of_vcf(text, path)
 
 
 def _of_vcf(text: TextIO, path: Path) -> Iterator[Variant]:
@@ -100,15 +102,10 @@ def _of_vcf(text: TextIO, path: Path) -> Iterator[Variant]:
         row += 1
 
 
-def _of_table(text: TextIO, path: Path, separator: str) -> Iterator[Variant]:
-    rows = csv.DictReader(text, delimiter=separator)
-    missing = [name for name in _COLUMNS if name not in (rows.fieldnames or [])]
-    if missing:
-        raise UserError(f"{path}: no column {missing[0]}; it needs {', '.join(_COLUMNS)}")
-    for number, row in enumerate(rows):
-        chromosome, position, reference, alternative = (row[name] or "" for name in _COLUMNS)
-        where = f"{path}, line {rows.line_num}"
-        yield from _alleles(number, chromosome, position, reference, [alternative], where)
+def _of_table(path: Path) -> Iterator[Variant]:
+    for row, (number, cells) in enumerate(read_table(path, _COLUMNS)):
+        chromosome, position, reference, alternative = cells
+        yield from _alleles(row, chromosome, position, reference, [alternative], f"{path}, line {number}")
 
 
 def _alleles(

@@ -19,6 +19,7 @@ MASKINGS = {"span": "random spans", "genemask": "GeneMask", "global_pmi": "Globa
 """The maskings that every run is scored under, and what the card calls them."""
 
 TAGS = ("genomics", "biology", "masked-language-modeling", "curriculum-learning", "cmgems")
+"""Tags of every model, beside its alphabet."""
 
 HUB_METRICS = {"mcc": "matthews_correlation", "spearman": "spearmanr", "pearson": "pearsonr"}
 """Metrics that have another name on the hub."""
@@ -87,14 +88,7 @@ def metadata(model: Description, publication: Publication) -> ModelCardData:
         license=publication.license,
         library_name="transformers",
         pipeline_tag="fill-mask",
-        tags=[
-            model.tokenization.alphabet,
-            "genomics",
-            "biology",
-            "masked-language-modeling",
-            "curriculum-learning",
-            "cmgems",
-        ],
+        tags=[model.tokenization.alphabet, *TAGS],
         datasets=[each["name"] for each in model.corpus["inputs"] if "/" in each["name"]] or None,
         base_model=start if start and "/" in start else None,
         model_name=model.config.name if scores else None,

@@ -21,7 +21,7 @@ from cmgems.downstream.subjects import UNTRAINED
 from cmgems.errors import UserError
 from cmgems.report.comparison import Comparison, Run, compare
 from cmgems.tracking.journal import read_contents
-from cmgems.training.checkpoint import checkpoint_step, step_folder
+from cmgems.training.checkpoint import checkpoint_step, exported_models, step_folder
 from cmgems.training.record import read_record
 
 Points = Mapping[str, Mapping[int, float]]
@@ -126,7 +126,7 @@ def find_model(run: Path, step: int | None) -> Path:
     UserError
         If there is none.
     """
-    models = sorted(path.parent for path in (run / "models").glob("step-*[0-9]/config.json"))
+    models = exported_models(run)
     if not models:
         raise UserError(f"{run} has no exported model yet: a run exports one at its milestones and at its end")
     if step is None:

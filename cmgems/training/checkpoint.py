@@ -243,6 +243,11 @@ def checkpoints(parent: Path) -> list[Path]:
     return sorted(path.parent for path in parent.glob(f"step-*[0-9]/{MANIFEST}"))
 
 
+def exported_models(run: Path) -> list[Path]:
+    """Models that a run has exported, in the order of their steps."""
+    return sorted(path.parent for path in (run / "models").glob("step-*[0-9]/config.json"))
+
+
 def find_corruption(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint: a file that is missing, or not as it was written. None: all is well."""
     try:

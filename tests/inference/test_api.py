@@ -1,6 +1,7 @@
 """What a notebook calls, and the code and commands of docs/how-to/use-a-model.md."""
 
 import gzip
+import json
 import random
 import re
 import shlex
@@ -16,6 +17,7 @@ import yaml
 
 import cmgems
 from cmgems.cli import main
+from cmgems.config.command_line import read_config
 from cmgems.errors import UserError
 from tests.data.corpora import write_fasta
 from tests.downstream import models
@@ -88,8 +90,14 @@ def test_training_and_evaluating_in_one_process(tiny_corpus_path, tmp_path, monk
     # Another one in the same process, of other precision.
     again = cmgems.train(tiny_recipe, tracking={"uri": uri}, training={"precision": "bf16", "steps": 8})
     assert again == Path("runs/tiny/2")
+    config = read_config(str(tiny_recipe), {"tracking": {"uri": uri}})
+    assert cmgems.train(config, training={"steps": 8}) == Path("runs/tiny/3")
+    assert json.loads(Path("runs/tiny/3/run.json").read_text())["recipe"]["training"] == {
+        **config.training.model_dump(mode="json"),
+        "steps": 8,
+    }
     mlflow.set_tracking_uri(uri)
-    assert len(mlflow.search_runs(search_all_experiments=True, output_format="list")) == 2
+    assert len(mlflow.search_runs(search_all_experiments=True, output_format="list")) == 3
     vectors = cmgems.load(run).embed(["ACGTACGTACGT"])
     assert vectors.shape == (1, TINY["model"]["hidden"])
 

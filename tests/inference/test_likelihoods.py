@@ -288,7 +288,11 @@ def test_every_alternative_allele_of_a_file_is_a_variant(tmp_path):
         ("v.vcf", VCF[1:], "line 1: not VCF"),
         ("v.vcf", VCF.replace("\t5\t", "\t0\t"), "line 3: position '0'"),
         ("v.vcf", VCF.replace("chr2\t7\trs1", "chr2 7 rs1"), "line 4: 3 columns"),
-        ("v.csv", "chromosome,position,ref,alt\n", "no column reference; it needs chromosome, position"),
+        (
+            "v.csv",
+            "chromosome,position,ref,alt\n",
+            "line 1: there is no column `reference`; the columns are: chromosome,",
+        ),
         ("v.csv", "chromosome,position,reference,alternative\n1,x,A,C\n", "line 2: position 'x'"),
         ("v.txt", "", "no variants|not VCF"),
     ],

@@ -1,8 +1,10 @@
 """Sequences of genomes, BED files and tables, in the order of the file."""
 
+import csv
 import gzip
 
 import pytest
+from datasets import Dataset
 
 from cmgems.errors import UserError
 from cmgems.inference.sequences import Region, read_regions
@@ -60,15 +62,36 @@ def test_rows_of_a_table_are_sequences(write):
         ("x.bed", "a\t0\t5\tn\t0\t?\n", r"line 1: strand '\?'"),
         ("x.bed", "z\t0\t5\n", "genome.fa has no record z"),
         ("x.bed", "a\t0\t4\n\xff", "not BED|cannot be read"),
-        ("x.csv", "name,seq\na,ACGT\n", "no column sequence; its columns: name, seq"),
+        ("x.csv", "name,seq\na,ACGT\n", "line 1: there is no column `sequence`; the columns are: name, seq"),
         ("x.csv", "sequence\nACGT\n\nAC-GT\n", "line 4: 'AC-GT' is no sequence"),
-        ("x.csv", "", "no column sequence; its columns: none"),
+        ("x.csv", "", "line 1: the file is empty"),
+        ("x.csv", "name,sequence\na\n", "line 2: 1 cells, but the header has 2"),
     ],
 )
 def test_a_damaged_file_is_an_error_of_its_line(write, name, text, message):
     genome = write("genome.fa", GENOME) if name.endswith("bed") else None
     with pytest.raises(UserError, match=message):
         list(read_regions(write(name, text), genome))
+
+
+def test_a_long_sequence_in_a_table_is_read(write):
+    before = csv.field_size_limit()
+    [region] = read_regions(write("rows.csv", f"sequence\n{'ACGT' * 50_000}\n"))
+    assert len(region.bases) == 200_000
+    assert csv.field_size_limit() == before  # which is one of the whole process
+
+
+def test_a_record_in_several_regions_is_no_record_of_a_bed_file(write, tmp_path):
+    rows = {"chromosome": ["a", "a", "b"], "start": [0, 100, 0], "sequence": ["ACGT" * 5, "GGGG", "CCCC"]}
+    Dataset.from_dict(rows).save_to_disk(tmp_path / "genome")
+    assert [region[:3] for region in read_regions(str(tmp_path / "genome"))] == [
+        ("a", 0, 20),
+        ("a", 100, 104),
+        ("b", 0, 4),
+    ]
+    with pytest.raises(UserError, match="a: a record in several regions"):
+        list(read_regions(write("x.bed", "a\t2\t6\n"), str(tmp_path / "genome")))
+    assert [region.bases for region in read_regions(write("x.bed", "b\t2\t4\n"), str(tmp_path / "genome"))] == ["CC"]
 
 
 def test_a_genome_belongs_to_a_bed_file(write):

@@ -79,8 +79,5 @@ REFUSED = {
     "a byte of zero": ("kmer,count\nA\0,1\n", "line 2: 'A.' has a letter other than|cannot be read as CSV"),
     "gzip cut short": (gzip.compress(TEXT.encode())[:-9], "damaged or cut short"),
     "a zip archive": (b"PK\x03\x04" + bytes(30), "a zip archive in another file; unpack it"),
-    "a field of 200,000 letters": (
-        f"kmer,count\n{'A' * 200_000},1\n",
-        "cannot be read as CSV|must have 2 to 8 nucleotides",
-    ),
+    "a field of 200,000 letters": (f"kmer,count\n{'A' * 200_000},1\n", "cannot be read as CSV"),
 }
